@@ -1,0 +1,73 @@
+"""The canonical form of a real set: uint8 arrays in a folder with a manifest and a digest, memory-mapped when read.
+
+Data is converted once, by `python -m core.data.prepare`, and every child reads only this form. The digest is a SHA-256 over
+shapes and bytes of the four arrays, so it names the data itself and not the way it was stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.data.sources import RawSplits
+from core.errors import DatasetUnreadableError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+def digest_of(splits: RawSplits) -> str:
+    """SHA-256, in hex, over name, dtype, shape and little-endian bytes of each array in order."""
+    sha = hashlib.sha256()
+    for field, array in zip(splits._fields, splits, strict=True):
+        sha.update(f"{field} {array.dtype.str} {array.shape}\n".encode())
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()
+
+
+def write(splits: RawSplits, folder: Path) -> str:
+    """Write the canonical form so that `folder` appears complete or not at all; return the digest.
+
+    Two processes may write the same set at once: the first rename wins and the other copy is removed.
+    """
+    temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
+    temporary.mkdir(parents=True)
+    try:
+        for field, array in zip(splits._fields, splits, strict=True):
+            np.save(temporary / f"{field}.npy", array, allow_pickle=False)
+        value = digest_of(splits)
+        (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "digest": value}))
+        try:
+            os.rename(temporary, folder)  # noqa: PTH104 - must fail when the target exists and is not empty
+        except OSError:
+            if not (folder / MANIFEST).is_file():
+                raise
+        return value
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read(folder: Path) -> tuple[RawSplits, str]:
+    """Memory-map the four arrays; return them with the recorded digest.
+
+    Raises:
+        DatasetUnreadableError: the folder does not hold a complete canonical set of this format.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        if manifest["format"] != FORMAT:
+            raise DatasetUnreadableError(f"canonical data of format {manifest['format']}, this version reads {FORMAT}")
+        arrays: list[NDArray[Any]] = [
+            np.load(folder / f"{field}.npy", mmap_mode="r", allow_pickle=False) for field in RawSplits._fields
+        ]
+    except (OSError, ValueError, KeyError) as error:
+        raise DatasetUnreadableError(f"canonical data is missing or damaged: {error}") from error
+    return RawSplits(*arrays), str(manifest["digest"])

@@ -1,0 +1,143 @@
+"""One tree of errors; every class carries a stable ``code``.
+
+    DistillError
+    |-- SpecError                 a specification that can never run (the client's mistake)
+    |   |-- UnknownMethodError
+    |   `-- UnknownDatasetError
+    |-- NotFoundError             no such row for this tenant
+    |-- ConflictError             the row is in a state that forbids the request
+    |   |-- JobAlreadyTerminalError
+    |   `-- IdempotencyInProgressError
+    |-- IdempotencyKeyReusedError the same key with another body
+    |-- InvalidCursorError        a page cursor nobody issued
+    |-- JobFailure                the job itself cannot finish
+    |   |-- InvalidInputError, DatasetUnreadableError
+    |   |-- DivergedError, DeviceMemoryError, HostMemoryError, DeviceUnavailableError
+    |   `-- JobTimeoutError
+    `-- InfrastructureError       a server is away; trying again is right
+        |-- StoreUnavailableError
+        |-- DatabaseUnavailableError
+        `-- ArtifactCorruptError  bytes in the store disagree with their row
+
+HTTP statuses live in ``api/errors.py`` and exit codes in ``core/specs/report.py``: a class here knows neither.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+
+class FieldProblem(NamedTuple):
+    """One rule that one field breaks. ``pointer`` is a JSON pointer into the request body."""
+
+    pointer: str
+    code: str
+    message: str
+
+
+class DistillError(Exception):
+    """Root of everything this project raises on purpose."""
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, problems: tuple[FieldProblem, ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.problems = problems
+
+
+class SpecError(DistillError):
+    """The specification breaks a rule; ``problems`` names each field and rule."""
+
+    code = "validation_failed"
+
+    @classmethod
+    def at(cls, pointer: str, message: str, code: str = "value_error") -> SpecError:
+        """Build the error for a single field; `message` is also the problem's detail."""
+        return cls(message, problems=(FieldProblem(pointer, code, message),))
+
+
+class UnknownMethodError(SpecError):
+    code = "unknown_method"
+
+
+class UnknownDatasetError(SpecError):
+    code = "dataset_not_found"
+
+
+class NotFoundError(DistillError):
+    code = "not_found"
+
+
+class ConflictError(DistillError):
+    code = "conflict"
+
+
+class JobAlreadyTerminalError(ConflictError):
+    code = "job_already_terminal"
+
+
+class IdempotencyInProgressError(ConflictError):
+    code = "idempotency_in_progress"
+    retryable = True
+
+
+class IdempotencyKeyReusedError(DistillError):
+    code = "idempotency_key_reused"
+
+
+class InvalidCursorError(DistillError):
+    code = "invalid_cursor"
+
+
+class JobFailure(DistillError):
+    """The attempt ends badly. ``retryable`` says whether another attempt could end otherwise."""
+
+    code = "internal"
+
+
+class InvalidInputError(JobFailure):
+    code = "invalid_input"
+
+
+class DatasetUnreadableError(JobFailure):
+    code = "dataset_unreadable"
+
+
+class DivergedError(JobFailure):
+    code = "diverged"
+
+
+class DeviceMemoryError(JobFailure):
+    code = "gpu_out_of_memory"
+
+
+class HostMemoryError(JobFailure):
+    code = "host_out_of_memory"
+
+
+class DeviceUnavailableError(JobFailure):
+    code = "device_unavailable"
+
+
+class JobTimeoutError(JobFailure):
+    code = "timeout"
+
+
+class InfrastructureError(DistillError):
+    code = "infrastructure"
+    retryable = True
+
+
+class StoreUnavailableError(InfrastructureError):
+    code = "object_store_unavailable"
+
+
+class DatabaseUnavailableError(InfrastructureError):
+    code = "database_unavailable"
+
+
+class ArtifactCorruptError(InfrastructureError):
+    code = "artifact_corrupt"
+    retryable = False

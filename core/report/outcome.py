@@ -1,0 +1,83 @@
+"""What a finished job knows about itself: the one input of every file in this room."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.catalogue import DatasetInfo
+from core.specs.job import DistillationSpec
+
+ScoreName = Literal["distilled", "distilled_8bit", "random"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Test accuracies of independently initialised networks trained on one kind of set."""
+
+    name: ScoreName
+    network: str
+    """Name of the architecture, for example `convnet-3 width 32`."""
+
+    accuracies: tuple[float, ...]
+    """Fractions in [0, 1], one for each network."""
+
+    num_sets: int = 1
+    """Different sets behind the accuracies: 1 for the distilled set, the number of draws for random selection."""
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation; 0 for a single network."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+
+    @property
+    def n(self) -> int:
+        """Number of networks."""
+        return len(self.accuracies)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything the artifacts are made from. Arrays are on the CPU."""
+
+    job_id: str
+    attempt: int
+    spec: DistillationSpec
+    info: DatasetInfo
+    images: NDArray[np.float32]
+    """(N, C, H, W) decoded synthetic images in network space, sorted by class."""
+
+    labels: NDArray[np.int64]
+    """(N,) class indices."""
+
+    initial_images: NDArray[np.float32]
+    """(N, C, H, W) what the set started from, in network space."""
+
+    storage: Mapping[str, int]
+    """Stored scalars by kind, for example `{"pixels": 7840}`."""
+
+    scores: Sequence[Score]
+    series: Mapping[str, Sequence[tuple[int, float]]]
+    """Curves by metric name, as (step, value)."""
+
+    seconds: Mapping[str, float]
+    """Wall time of each phase."""
+
+    seconds_per_iteration: float
+    peak_memory_bytes: int
+    device: str
+    dataset_digest: str
+    code_revision: str
+    versions: Mapping[str, str]
+    warnings: Sequence[str] = field(default_factory=tuple)
+    resumed_from_step: int = 0

@@ -1,0 +1,109 @@
+"""Every setting of every process, read from ``DISTILL_*`` environment variables.
+
+The three servers default to something inside ``DISTILL_HOME``, so that one folder is a whole installation: a SQLite
+file, a Valkey socket started by ``distill up``, and a folder of objects. On several hosts they are three URLs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, computed_field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Typed settings; names are the environment variables without their ``DISTILL_`` prefix, in lower case."""
+
+    model_config = SettingsConfigDict(env_prefix="DISTILL_", frozen=True, extra="ignore")
+
+    home: Path = Field(default=Path("~/.distill"), description="Folder for everything local.")
+    database_url: str = Field(default="", description="SQLAlchemy URL; empty means SQLite inside `home`.")
+    broker_url: str = Field(default="", description="Celery broker URL; empty means the socket inside `home`.")
+    store_url: str = Field(default="", description="`file://`, `s3://bucket/prefix`, ...; empty means inside `home`.")
+    data_root: Path | None = Field(default=None, description="torchvision-style root of named sets; unset means inside `home`.")
+
+    s3_endpoint: str = Field(default="", description="Endpoint of an S3-compatible server; empty means AWS.")
+    s3_access_key_id: str = ""
+    s3_secret_access_key: str = ""
+    s3_region: str = "us-east-1"
+
+    url: str = Field(default="http://127.0.0.1:8000", description="Where the client verbs find the API.")
+    api_key: str = Field(default="", description="Sent by the client verbs as a bearer token when set.")
+    max_body_bytes: int = Field(default=1 << 20, ge=1024, description="Largest JSON request body.")
+
+    lease_seconds: float = Field(default=60.0, gt=0, description="How long a claim lives without renewal.")
+    renew_seconds: float = Field(default=15.0, gt=0, description="How often a supervisor renews its lease.")
+    tick_seconds: float = Field(default=10.0, gt=0, description="How often the reconciler looks.")
+    poll_seconds: float = Field(default=1.0, gt=0, description="How often a supervisor reads its job's state.")
+    report_seconds: float = Field(default=0.5, gt=0, description="How often progress is folded into the row.")
+    stream_seconds: float = Field(default=1.0, gt=0, description="How often an event stream reads the table.")
+    resend_seconds: float = Field(default=30.0, gt=0, description="First wait before an unanswered message is sent again.")
+    checkpoint_seconds: float = Field(default=60.0, gt=0, description="Wall time between checkpoints.")
+    cancel_grace_seconds: float = Field(default=5.0, gt=0, description="From SIGTERM to SIGKILL when a job is cancelled.")
+    drain_seconds: float = Field(default=120.0, gt=0, description="From SIGTERM to SIGKILL when a worker shuts down.")
+    stall_seconds: float = Field(default=900.0, gt=0, description="No word from a child for this long means it hangs.")
+    retry_backoff_seconds: float = Field(default=30.0, gt=0, description="First wait before a failed attempt is repeated; doubles.")
+    publish_timeout_seconds: float = Field(default=5.0, gt=0, description="Socket time-out towards the broker.")
+
+    child_threads: int = Field(default=0, ge=0, description="CPU threads of a child; 0 means all cores of the machine.")
+    queues: str = Field(default="cpu", description="Queues that a worker serves, comma separated.")
+
+    @property
+    def home_dir(self) -> Path:
+        """`home` with the user's folder expanded, absolute."""
+        return Path(os.path.abspath(self.home.expanduser()))  # noqa: PTH100 - resolve() would follow symlinks
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database_url or f"sqlite:///{self.home_dir / 'distill.db'}"
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def broker(self) -> str:
+        """The Celery broker URL in force."""
+        return self.broker_url or f"redis+socket://{self.broker_socket}?virtual_host=0"
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def store(self) -> str:
+        """The object store URL in force."""
+        return self.store_url or (self.home_dir / "objects").as_uri()
+
+    @property
+    def broker_socket(self) -> Path:
+        """The unix socket of the local broker, used when no broker URL is set.
+
+        The kernel limits such a path to 107 bytes; a longer one moves to the temporary folder under a hash of `home`.
+        """
+        inside = self.home_dir / "run" / "broker.sock"
+        if len(os.fsencode(inside)) <= 100:
+            return inside
+        return Path(tempfile.gettempdir()) / f"distill-{hashlib.sha256(os.fsencode(self.home_dir)).hexdigest()[:16]}.sock"
+
+    @property
+    def data_dir(self) -> Path:
+        """Where named data sets are looked for."""
+        return Path(os.path.abspath((self.data_root or self.home_dir / "data").expanduser()))  # noqa: PTH100
+
+    @property
+    def cache_dir(self) -> Path:
+        """Canonical data and compiled code; everything in it can be made again."""
+        return self.home_dir / "cache"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """Job directories of running attempts."""
+        return self.home_dir / "jobs"
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()

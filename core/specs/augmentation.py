@@ -1,0 +1,38 @@
+"""Slot `augmentation`: the differentiable transforms seen by losses and by network training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from core.specs.base import Spec
+
+Operation = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
+OPERATIONS: tuple[Operation, ...] = ("color", "crop", "cutout", "flip", "scale", "rotate")
+
+
+class DSASpec(Spec):
+    """Differentiable siamese augmentation, one operation per call (Zhao & Bilen, arXiv:2102.08259)."""
+
+    kind: Literal["dsa"] = "dsa"
+    version: Literal[1] = 1
+    strategy: tuple[Operation, ...] = Field(default=OPERATIONS, min_length=1, max_length=6)
+    """Operations to choose from, each with equal probability; the real and the synthetic batch share every draw."""
+
+    @field_validator("strategy")
+    @classmethod
+    def _distinct(cls, value: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("each operation may be listed once")
+        return value
+
+
+class NoAugmentationSpec(Spec):
+    """Images as they are."""
+
+    kind: Literal["none"] = "none"
+    version: Literal[1] = 1
+
+
+AugmentationSpec = Annotated[DSASpec | NoAugmentationSpec, Field(discriminator="kind")]

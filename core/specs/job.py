@@ -1,0 +1,94 @@
+"""The request a client sends and the resolved specification a worker runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import ConfigDict, Field, StringConstraints
+
+from core.specs.base import Spec, digest
+from core.specs.dataset import DatasetSpec
+from core.specs.evaluation import EvaluationSpec
+from core.specs.method import MethodSpec
+
+Scale = Literal["paper", "small"]
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+TagKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,63}$")]
+TagValue = Annotated[str, StringConstraints(max_length=255)]
+
+
+class ResourcesSpec(Spec):
+    """What the job occupies while it runs."""
+
+    gpus: int = Field(default=0, ge=0, le=1)
+    """GPUs of one host; 0 runs on the CPU."""
+
+    deterministic: bool = False
+    """On CUDA, only kernels that give the same bytes at each run; slower. The CPU is always deterministic."""
+
+
+class JobOptions(Spec):
+    """The fields that request and resolved specification share as they are."""
+
+    kind: Literal["distillation"] = "distillation"
+    dataset: DatasetSpec
+    ipc: int = Field(ge=1, le=10_000)
+    """Images per class, counted as stored scalars: the budget is classes x ipc x channels x height x width."""
+
+    scale: Scale = "paper"
+    """`small` caps a recipe to at most 3 minutes of distillation on 2 CPU cores; `capped` lists what it changed."""
+
+    resources: ResourcesSpec = ResourcesSpec()
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    """Seed of everything random in the job; the same specification and seed give the same bytes on a CPU."""
+
+    tags: dict[TagKey, TagValue] = Field(default_factory=dict, max_length=16)
+    priority: Priority = "normal"
+    timeout_seconds: int = Field(default=86_400, ge=1, le=30 * 86_400)
+    """Wall time of one attempt, in seconds; beyond it the job fails with `timeout`."""
+
+    max_attempts: int = Field(default=3, ge=1, le=10)
+    """Attempts that may end badly before the job fails; a drain or a store outage does not count."""
+
+
+class JobRequest(JobOptions):
+    """`POST /v1/jobs`: a recipe with overrides, or a whole method."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [
+        {"dataset": {"name": "digits"}, "ipc": 1, "recipe": "dm", "method": {"num_iterations": 300}},
+    ]})
+
+    recipe: str = Field(default="", max_length=64)
+    """Name of a recipe (`GET /v1/methods`); empty when `method` is the whole composition."""
+
+    method: dict[str, Any] = Field(default_factory=dict)
+    """Overrides of the recipe, merged deeply while `kind` is equal or absent; or the whole composition."""
+
+    evaluation: dict[str, Any] = Field(default_factory=dict)
+    """Overrides of the evaluation protocol that `protocol` names (by default the recipe's)."""
+
+
+class DistillationSpec(JobOptions):
+    """A job with every default resolved: what the worker runs and the manifest records."""
+
+    spec_version: Literal[1] = 1
+    recipe: str = ""
+    capped: tuple[str, ...] = ()
+    """Fields that `scale: small` lowered, each as `field: from -> to`."""
+
+    method: MethodSpec
+    evaluation: EvaluationSpec
+
+    @property
+    def queue(self) -> str:
+        """Name of the Celery queue whose workers have the resources."""
+        return "gpu" if self.resources.gpus else "cpu"
+
+    def science_digest(self) -> str:
+        """SHA-256 over what decides the synthetic set's bytes: checkpoints of another digest are refused."""
+        part = self.model_dump(mode="json", include={"spec_version", "kind", "dataset", "ipc", "method", "seed"})
+        return digest(part | {"deterministic": self.resources.deterministic})
+
+
+JobSpec = DistillationSpec

@@ -1,0 +1,139 @@
+"""What a child says: JSON lines on its standard output, and its exit code.
+
+The supervisor parses each line with `parse_line`; anything else on standard output is an error of ours. Numbers are
+finite or null, so that a diverged loss never makes invalid JSON.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+Phase = Literal["preparing", "distilling", "evaluating", "reporting"]
+
+
+class ExitCode(IntEnum):
+    """Why a child ended (service contract 3.5)."""
+
+    OK = 0
+    BAD_SPEC = 64
+    BAD_DATA = 65
+    INTERNAL = 70
+    DEVICE_MEMORY = 71
+    DEVICE_FAULT = 72
+    DIVERGED = 73
+    STOPPED = 75
+    """Stopped on request, with a checkpoint."""
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="forbid")
+
+
+class PhaseLine(_Line):
+    """A phase begins."""
+
+    type: Literal["phase"] = "phase"
+    phase: Phase
+    total_steps: int = Field(ge=0)
+
+
+class ProgressLine(_Line):
+    """`step` of `total_steps` of the phase are done."""
+
+    type: Literal["progress"] = "progress"
+    phase: Phase
+    step: int = Field(ge=0)
+    total_steps: int = Field(ge=0)
+    seconds_per_step: float | None = None
+    message: str = ""
+
+
+class MetricLine(_Line):
+    """One point of one series; a non-finite value is sent as null."""
+
+    type: Literal["metric"] = "metric"
+    name: str = Field(pattern=r"^[a-z0-9_]+(/[a-z0-9_]+)*$", max_length=128)
+    step: int = Field(ge=0)
+    value: float | None
+
+
+class CheckpointLine(_Line):
+    """A checkpoint was renamed into place; `file` is relative to the job directory."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    step: int = Field(ge=0)
+    file: str
+
+
+class ArtifactLine(_Line):
+    """An output file is complete; `file` is relative to the job directory."""
+
+    type: Literal["artifact"] = "artifact"
+    kind: str
+    name: str
+    file: str
+    media_type: str
+
+
+class WarningLine(_Line):
+    """Something the user should know that does not stop the job."""
+
+    type: Literal["warning"] = "warning"
+    code: str
+    message: str
+
+
+class ErrorLine(_Line):
+    """The job cannot finish; the exit code follows. `code` is one of `core.errors`."""
+
+    type: Literal["error"] = "error"
+    code: str
+    message: str
+    detail: dict[str, Any] = Field(default_factory=dict)
+
+
+class ResultLine(_Line):
+    """The summary that goes into the job's `result`."""
+
+    type: Literal["result"] = "result"
+    summary: dict[str, Any]
+
+
+Line = Annotated[
+    PhaseLine | ProgressLine | MetricLine | CheckpointLine | ArtifactLine | WarningLine | ErrorLine | ResultLine,
+    Field(discriminator="type"),
+]
+_ADAPTER: TypeAdapter[Line] = TypeAdapter(Line)
+
+
+def parse_line(text: str | bytes) -> Line:
+    """Parse one line.
+
+    Raises:
+        pydantic.ValidationError: the line is not one of ours.
+    """
+    return _ADAPTER.validate_json(text)
+
+
+class JobFile(BaseModel):
+    """`job.json` in a job directory: all that a child is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job_id: str
+    attempt: int
+    spec: dict[str, Any]
+    """A `DistillationSpec`, as JSON."""
+
+    dataset_dir: str
+    """Folder of the canonical real set."""
+
+    checkpoint: str = ""
+    """Checkpoint to continue from, relative to the job directory; empty starts anew."""
+
+    threads: int = 1
+    checkpoint_seconds: float = 60.0
+    code_revision: str = "unknown"

@@ -1,0 +1,129 @@
+"""From a request to the fully resolved specification: recipe, overrides, defaults, rules."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from core.catalogue import DatasetInfo, dataset_info
+from core.errors import FieldProblem, SpecError
+from core.specs.augmentation import AugmentationSpec
+from core.specs.dataset import DatasetSpec
+from core.specs.evaluation import PROTOCOLS, EvaluationSpec
+from core.specs.job import DistillationSpec, JobRequest
+from core.specs.legality import check
+from core.specs.merge import merge
+from core.specs.method import MethodSpec
+from core.specs.models import ModelsSpec
+from core.specs.network import NetworkSpec
+from core.specs.objective import ObjectiveSpec, TermSpecs
+from core.specs.recipes import capped_for, recipe_by_name
+from core.specs.selection import SelectionSpec
+from core.specs.synthetic import InitSpec, LabelsSpec, OptimizerSpec, ParameterizationSpec
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def resolve(request: JobRequest) -> DistillationSpec:
+    """Fill in every default and apply every rule.
+
+    Raises:
+        UnknownDatasetError: the data set is not in the catalogue.
+        UnknownMethodError: no recipe has the name.
+        SpecError: a field is missing, unknown, out of range, or a combination is impossible.
+    """
+    info = dataset_info(request.dataset.name)
+    if request.recipe:
+        method, evaluation, capped = capped_for(request.scale, recipe_by_name(request.recipe).build(info, request.ipc))
+        method_tree = merge(method.model_dump(mode="json"), request.method)
+        base = evaluation
+    else:
+        if not request.method:
+            raise SpecError.at("/recipe", "name a recipe, or write the whole composition into method", "missing")
+        if request.scale != "paper":
+            raise SpecError.at("/scale", "scale caps a recipe; without a recipe it must be 'paper'")
+        method_tree, base, capped = request.method, None, ()
+    resolved_method = _validate(MethodSpec, method_tree, "/method")
+    protocol = _protocol_base(request, info, resolved_method, base)
+    protocol_tree = merge(protocol.model_dump(mode="json"), request.evaluation)
+    spec = DistillationSpec(
+        **{name: getattr(request, name) for name in JobRequest.model_fields if name not in {"method", "evaluation"}},
+        capped=_still_capped(capped, {"method": method_tree, "evaluation": protocol_tree}),
+        method=resolved_method,
+        evaluation=_validate(EvaluationSpec, protocol_tree, "/evaluation"),
+    )
+    check(spec, info)
+    return spec
+
+
+def _still_capped(notes: tuple[str, ...], trees: dict[str, Any]) -> tuple[str, ...]:
+    """Drop the notes of caps that the request's own values replaced."""
+
+    def stands(note: str) -> bool:
+        path, _, change = note.partition(": ")
+        value: Any = trees
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        return str(value) == change.rpartition(" -> ")[2]
+
+    return tuple(note for note in notes if stands(note))
+
+
+def _protocol_base(
+    request: JobRequest, info: DatasetInfo, method: MethodSpec, recipe: EvaluationSpec | None
+) -> EvaluationSpec:
+    name = request.evaluation.get("protocol", recipe.protocol if recipe else "dm")
+    if recipe is not None and name == recipe.protocol:
+        return recipe.model_copy(update={"network": method.network})  # by default, evaluate on what was distilled with
+    if not isinstance(name, str) or name not in PROTOCOLS:
+        raise SpecError.at("/evaluation/protocol", f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name](info, method.network)  # type: ignore[index] - membership was tested
+
+
+def _validate(model: type[S], tree: Any, pointer: str) -> S:
+    """Validate in strict JSON mode, so that "300" is not 300 and true is not 1."""
+    try:
+        return TypeAdapter(model).validate_json(json.dumps(tree, allow_nan=False), strict=True)
+    except ValidationError as error:
+        raise spec_error(error, tree, pointer) from None
+
+
+def spec_error(error: ValidationError, tree: Any, prefix: str = "") -> SpecError:
+    """Translate pydantic's report on `tree` into one `SpecError` with a JSON pointer for each problem."""
+    problems = tuple(
+        FieldProblem(_pointer(prefix, item["loc"], tree), item["type"], item["msg"])
+        for item in error.errors(include_url=False)
+    )
+    first = problems[0]
+    return SpecError(f"{first.pointer or '/'}: {first.message}", problems=problems)
+
+
+def _pointer(prefix: str, location: tuple[int | str, ...], tree: Any) -> str:
+    """RFC 6901 pointer of a pydantic location, without the union tags that pydantic puts between the keys."""
+    parts: list[str] = []
+    for part in location:
+        if isinstance(tree, dict) and part not in tree and tree.get("kind") == part:
+            continue
+        parts.append("/" + str(part).replace("~", "~0").replace("/", "~1"))
+        try:
+            tree = tree[part]
+        except (KeyError, IndexError, TypeError):
+            tree = None
+    return prefix + "".join(parts)
+
+
+SCHEMAS: dict[str, Any] = {
+    "job-request": JobRequest, "job": DistillationSpec, "method": MethodSpec, "evaluation": EvaluationSpec,
+    "dataset": DatasetSpec, "network": NetworkSpec, "objective": ObjectiveSpec, "models": ModelsSpec,
+    "parameterization": ParameterizationSpec, "selection": SelectionSpec, "terms": TermSpecs, "labels": LabelsSpec,
+    "augmentation": AugmentationSpec, "init": InitSpec, "optimizer": OptimizerSpec,
+}
+"""Everything a client can write, by the name under which the API serves its JSON Schema."""
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """JSON Schema (2020-12) of one entry of `SCHEMAS`."""
+    schema: dict[str, Any] = TypeAdapter(SCHEMAS[name]).json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
