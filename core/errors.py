@@ -91,7 +91,7 @@ class InvalidCursorError(DistillError):
     code = "invalid_cursor"
 
 
-class JobFailure(DistillError):
+class JobFailure(DistillError):  # noqa: N818 - the subclasses are the errors; this names what they end
     """The attempt ends badly. ``retryable`` says whether another attempt could end otherwise."""
 
     code = "internal"

@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     database_url: str = Field(default="", description="SQLAlchemy URL; empty means SQLite inside `home`.")
     broker_url: str = Field(default="", description="Celery broker URL; empty means the socket inside `home`.")
     store_url: str = Field(default="", description="`file://`, `s3://bucket/prefix`, ...; empty means inside `home`.")
-    data_root: Path | None = Field(default=None, description="torchvision-style root of named sets; unset means inside `home`.")
+    data_root: Path | None = Field(default=None, description="torchvision-style root of named sets; unset: inside `home`.")
 
     s3_endpoint: str = Field(default="", description="Endpoint of an S3-compatible server; empty means AWS.")
     s3_access_key_id: str = ""
@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     cancel_grace_seconds: float = Field(default=5.0, gt=0, description="From SIGTERM to SIGKILL when a job is cancelled.")
     drain_seconds: float = Field(default=120.0, gt=0, description="From SIGTERM to SIGKILL when a worker shuts down.")
     stall_seconds: float = Field(default=900.0, gt=0, description="No word from a child for this long means it hangs.")
-    retry_backoff_seconds: float = Field(default=30.0, gt=0, description="First wait before a failed attempt is repeated; doubles.")
+    retry_backoff_seconds: float = Field(default=30.0, gt=0, description="First wait before another attempt; doubles.")
     publish_timeout_seconds: float = Field(default=5.0, gt=0, description="Socket time-out towards the broker.")
 
     child_threads: int = Field(default=0, ge=0, description="CPU threads of a child; 0 means all cores of the machine.")

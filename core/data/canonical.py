@@ -24,10 +24,15 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 
 
+def _named(splits: RawSplits) -> list[tuple[str, NDArray[Any]]]:
+    arrays: tuple[NDArray[Any], ...] = tuple(splits)
+    return list(zip(RawSplits._fields, arrays, strict=True))
+
+
 def digest_of(splits: RawSplits) -> str:
     """SHA-256, in hex, over name, dtype, shape and little-endian bytes of each array in order."""
     sha = hashlib.sha256()
-    for field, array in zip(splits._fields, splits, strict=True):
+    for field, array in _named(splits):
         sha.update(f"{field} {array.dtype.str} {array.shape}\n".encode())
         sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()
@@ -41,7 +46,7 @@ def write(splits: RawSplits, folder: Path) -> str:
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
     temporary.mkdir(parents=True)
     try:
-        for field, array in zip(splits._fields, splits, strict=True):
+        for field, array in _named(splits):
             np.save(temporary / f"{field}.npy", array, allow_pickle=False)
         value = digest_of(splits)
         (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "digest": value}))

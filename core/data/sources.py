@@ -35,7 +35,7 @@ class RawSplits(NamedTuple):
     test_labels: NDArray[np.int64]
 
 
-def _digits(root: Path) -> RawSplits:
+def _digits(_root: Path) -> RawSplits:
     """scikit-learn's 1,797 scans of 8x8 pixels, values 0..16 stretched to 0..255; a quarter of each class is the test split."""
     from sklearn.datasets import load_digits
 

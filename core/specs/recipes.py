@@ -1,7 +1,7 @@
 """Recipes: one function for each published method, each returning one complete method and evaluation protocol.
 
-A recipe reads its hyper-parameters from a table keyed by data set and ipc; what a paper does not say about a set comes
-from the row named in the recipe. Published accuracies stand in `published.toml`. `scale="small"` caps cost and says what it capped.
+Hyper-parameters that depend on data set or ipc are looked up; what a paper does not say about a set comes from the row
+named in the recipe. Published accuracies stand in `published.toml`. `scale="small"` caps cost and says what it capped.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def _protocol_base(
         return recipe.model_copy(update={"network": method.network})  # by default, evaluate on what was distilled with
     if not isinstance(name, str) or name not in PROTOCOLS:
         raise SpecError.at("/evaluation/protocol", f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name](info, method.network)  # type: ignore[index] - membership was tested
+    return PROTOCOLS[name](info, method.network)
 
 
 def _validate(model: type[S], tree: Any, pointer: str) -> S:

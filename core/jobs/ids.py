@@ -1,0 +1,21 @@
+"""Typed, opaque ids: a prefix and a UUIDv7 in hex, so that they sort by creation and say what they name."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import uuid_utils
+
+Prefix = Literal["job", "art", "wkr", "req"]
+_PATTERN = re.compile(r"^(job|art|wkr|req)_[0-9a-f]{32}$")
+
+
+def new_id(prefix: Prefix) -> str:
+    """A fresh id, for example `job_0199...`."""
+    return f"{prefix}_{uuid_utils.uuid7().hex}"
+
+
+def is_id(value: str, prefix: Prefix) -> bool:
+    """Whether `value` is an id of this kind, and therefore safe as part of an object key."""
+    return value.startswith(prefix) and _PATTERN.fullmatch(value) is not None

@@ -1,0 +1,323 @@
+"""The lease protocol: claim, renew, report, commit. Every statement carries the fence.
+
+The fence is (job id, attempt number, boot id). A statement that changes no row means the lease was lost: the caller stops
+and throws its work away. Each function runs in the caller's transaction and uses the database's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from core.jobs import events
+from core.jobs.database import now
+from core.jobs.events import NewEvent
+from core.jobs.ids import new_id
+from core.jobs.models import Artifact, Attempt, Checkpoint, Job, Metric
+from core.jobs.states import LEASED, State
+
+
+class Lease(NamedTuple):
+    """The fence of one attempt."""
+
+    job_id: str
+    attempt: int
+    boot_id: str
+
+
+class LostLeaseError(Exception):
+    """Another attempt owns the job, or it is over. Not a `DistillError`: it never leaves the worker."""
+
+
+class MetricPoint(NamedTuple):
+    """A point of a series; None stands for a number that was not finite."""
+
+    name: str
+    step: int
+    value: float | None
+
+
+class StoredFile(NamedTuple):
+    """A file whose bytes are durable in the store."""
+
+    kind: str
+    name: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    key: str
+
+
+class Claim(NamedTuple):
+    """What a successful claim hands to the supervisor."""
+
+    lease: Lease
+    tenant_id: str
+    spec: dict[str, Any]
+    checkpoint: Checkpoint | None
+
+
+def _fence(lease: Lease, *states: State) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        Job.id == lease.job_id, Job.attempt == lease.attempt, Job.boot_id == lease.boot_id, Job.state.in_(states)
+    )
+
+
+def _update(session: Session, where: sa.ColumnElement[bool], **values: Any) -> Job | None:
+    return session.scalar(
+        sa.update(Job).where(where).values(version=Job.version + 1, **values).returning(Job),
+        execution_options={"populate_existing": True},
+    )
+
+
+def _owned(job: Job | None, lease: Lease) -> Job:
+    if job is None:
+        raise LostLeaseError(f"attempt {lease.attempt} no longer owns {lease.job_id}")
+    return job
+
+
+def claim(session: Session, job_id: str, boot_id: str, lease_seconds: float) -> Claim | None:
+    """Take a queued, due job. None when there is nothing to take: a duplicate, late or early message."""
+    at = now(session)
+    job = _update(
+        session,
+        sa.and_(Job.id == job_id, Job.state == State.QUEUED, Job.next_run_at <= at),
+        state=State.RUNNING, attempt=Job.attempt + 1, boot_id=boot_id, lease_until=at + timedelta(seconds=lease_seconds),
+        started_at=sa.func.coalesce(Job.started_at, at), sent_at=None, send_count=0, reason=None,
+    )
+    if job is None:
+        return None
+    checkpoint = session.scalar(
+        sa.select(Checkpoint)
+        .where(Checkpoint.job_id == job_id)
+        .order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())
+        .limit(1)
+    )
+    step = checkpoint.step if checkpoint is not None else 0
+    session.add(
+        Attempt(
+            job_id=job_id, number=job.attempt, tenant_id=job.tenant_id, boot_id=boot_id, started_at=at, resumed_from_step=step
+        )
+    )
+    message = f"attempt {job.attempt} started" + (f" from the checkpoint at iteration {step}" if checkpoint else "")
+    started = NewEvent("attempt.started", message, {"resumed_from_step": step, "worker": boot_id})
+    events.append(session, job, [started, events.state_event(State.RUNNING)], at)
+    return Claim(Lease(job_id, job.attempt, boot_id), job.tenant_id, job.spec, checkpoint)
+
+
+def renew(session: Session, lease: Lease, lease_seconds: float) -> State:
+    """Prolong the lease and return the job's state (`running` or `cancelling`).
+
+    Raises:
+        LostLeaseError: the lease is gone.
+    """
+    until = now(session) + timedelta(seconds=lease_seconds)
+    job = session.scalar(
+        sa.update(Job).where(_fence(lease, *LEASED)).values(lease_until=until).returning(Job),
+        execution_options={"populate_existing": True},
+    )
+    return State(_owned(job, lease).state)
+
+
+def state_of(session: Session, lease: Lease) -> State:
+    """Read the state without writing.
+
+    Raises:
+        LostLeaseError: the lease is gone.
+    """
+    state = session.scalar(sa.select(Job.state).where(_fence(lease, *LEASED)))
+    if state is None:
+        raise LostLeaseError(f"attempt {lease.attempt} no longer owns {lease.job_id}")
+    return State(state)
+
+
+def report(
+    session: Session,
+    lease: Lease,
+    *,
+    progress: Mapping[str, Any] | None = None,
+    metrics: Sequence[MetricPoint] = (),
+    new_events: Sequence[NewEvent] = (),
+) -> None:
+    """Fold progress into the row and append metrics and events.
+
+    Raises:
+        LostLeaseError: the lease is gone; nothing is written.
+    """
+    at = now(session)
+    values = {} if progress is None else {"progress": {**progress, "updated_at": at.isoformat()}}
+    job = _owned(_update(session, _fence(lease, *LEASED), **values), lease)
+    _put_metrics(session, job, metrics)
+    events.append(session, job, list(new_events), at)
+
+
+def add_checkpoint(session: Session, lease: Lease, step: int, file: StoredFile) -> list[str]:
+    """Register a checkpoint whose bytes are durable.
+
+    Returns:
+        Store keys of the checkpoints it replaces, to be deleted after the commit.
+
+    Raises:
+        LostLeaseError: the lease is gone.
+    """
+    at = now(session)
+    job = _owned(_update(session, _fence(lease, *LEASED)), lease)
+    older = session.scalars(
+        sa.delete(Checkpoint).where(Checkpoint.job_id == lease.job_id, Checkpoint.key != file.key).returning(Checkpoint.key)
+    ).all()
+    session.merge(
+        Checkpoint(
+            job_id=job.id, attempt=lease.attempt, step=step, tenant_id=job.tenant_id, size_bytes=file.size_bytes,
+            sha256=file.sha256, key=file.key, created_at=at,
+        )
+    )
+    events.append(session, job, [NewEvent("checkpoint", f"checkpoint at iteration {step}", {"step": step})], at)
+    return list(older)
+
+
+def succeed(
+    session: Session, lease: Lease, result: dict[str, Any], files: Sequence[StoredFile], metrics: Sequence[MetricPoint]
+) -> list[str]:
+    """Commit the attempt: state, result, artifacts, metrics and events, all or nothing.
+
+    Returns:
+        Store keys of checkpoints nobody needs any more.
+
+    Raises:
+        LostLeaseError: the lease is gone or the job is being cancelled; a cancel that was accepted wins.
+    """
+    at = now(session)
+    job = _owned(
+        _update(session, _fence(lease, State.RUNNING), state=State.SUCCEEDED, lease_until=None, finished_at=at, error=None),
+        lease,
+    )
+    rows = [
+        Artifact(
+            id=new_id("art"), job_id=job.id, tenant_id=job.tenant_id, attempt=lease.attempt, kind=file.kind, name=file.name,
+            media_type=file.media_type, size_bytes=file.size_bytes, sha256=file.sha256, key=file.key, created_at=at,
+        )
+        for file in files
+    ]
+    session.add_all(rows)
+    session.execute(sa.update(Job).where(Job.id == job.id).values(result={**result, "artifacts": [row.id for row in rows]}))
+    _put_metrics(session, job, metrics)
+    old = session.scalars(sa.delete(Checkpoint).where(Checkpoint.job_id == job.id).returning(Checkpoint.key)).all()
+    _close_attempt(session, lease, at, "succeeded", None)
+    stored = [NewEvent("artifact", f"{row.name} is ready", {"id": row.id, "name": row.name, "kind": row.kind}) for row in rows]
+    events.append(session, job, [*stored, events.state_event(State.SUCCEEDED)], at)
+    return list(old)
+
+
+def fail(session: Session, lease: Lease, error: dict[str, Any], *, retry_after_seconds: float | None) -> State:
+    """End the attempt badly: queue the job again when `retry_after_seconds` is given and attempts are left, else fail it.
+
+    Raises:
+        LostLeaseError: the lease is gone.
+    """
+    at = now(session)
+    cancelling = _update(
+        session, _fence(lease, State.CANCELLING), state=State.CANCELLED, lease_until=None, finished_at=at
+    )
+    if cancelling is not None:
+        _close_attempt(session, lease, at, "cancelled", None)
+        events.append(session, cancelling, [events.state_event(State.CANCELLED)], at)
+        return State.CANCELLED
+    current = _owned(session.scalar(sa.select(Job).where(_fence(lease, State.RUNNING))), lease)
+    ended = NewEvent(
+        "attempt.ended", f"attempt {lease.attempt} ended with {error['code']}: {error['message']}", {"error": error}, "error"
+    )
+    if retry_after_seconds is not None and current.failures + 1 < current.max_attempts:
+        job = _requeue(session, lease, at, retry_after_seconds, failures=Job.failures + 1, error=error)
+        _close_attempt(session, lease, at, "failed", error)
+        events.append(session, job, [ended, events.state_event(State.QUEUED, "the job is queued for another attempt")], at)
+        return State.QUEUED
+    reason = {"code": error["code"], "message": error["message"]}
+    job = _owned(
+        _update(
+            session, _fence(lease, State.RUNNING), state=State.FAILED, lease_until=None, finished_at=at,
+            failures=Job.failures + 1, error=error, reason=reason,
+        ),
+        lease,
+    )
+    _close_attempt(session, lease, at, "failed", error)
+    events.append(session, job, [ended, events.state_event(State.FAILED, error["message"], code=error["code"])], at)
+    return State.FAILED
+
+
+def give_back(session: Session, lease: Lease, reason: str, *, after_seconds: float = 0.0) -> State:
+    """End the attempt through no fault of the job's (drain, store outage): queued again, not counted as a failure.
+
+    Raises:
+        LostLeaseError: the lease is gone.
+    """
+    at = now(session)
+    cancelling = _update(
+        session, _fence(lease, State.CANCELLING), state=State.CANCELLED, lease_until=None, finished_at=at
+    )
+    if cancelling is not None:
+        _close_attempt(session, lease, at, "cancelled", None)
+        events.append(session, cancelling, [events.state_event(State.CANCELLED)], at)
+        return State.CANCELLED
+    job = _requeue(session, lease, at, after_seconds)
+    _close_attempt(session, lease, at, "given_back", None)
+    events.append(session, job, [NewEvent("attempt.ended", reason), events.state_event(State.QUEUED, reason)], at)
+    return State.QUEUED
+
+
+def cancelled(session: Session, lease: Lease) -> None:
+    """The child of a cancelling job is gone.
+
+    Raises:
+        LostLeaseError: the lease is gone.
+    """
+    at = now(session)
+    job = _owned(
+        _update(session, _fence(lease, State.CANCELLING), state=State.CANCELLED, lease_until=None, finished_at=at), lease
+    )
+    _close_attempt(session, lease, at, "cancelled", None)
+    events.append(session, job, [events.state_event(State.CANCELLED)], at)
+
+
+def _requeue(session: Session, lease: Lease, at: Any, after_seconds: float, **values: Any) -> Job:
+    return _owned(
+        _update(
+            session, _fence(lease, State.RUNNING), state=State.QUEUED, lease_until=None, boot_id=None, queued_at=at,
+            next_run_at=at + timedelta(seconds=after_seconds), sent_at=None, send_count=0, **values,
+        ),
+        lease,
+    )
+
+
+def _close_attempt(session: Session, lease: Lease, at: Any, outcome: str, error: dict[str, Any] | None) -> None:
+    session.execute(
+        sa.update(Attempt)
+        .where(Attempt.job_id == lease.job_id, Attempt.number == lease.attempt)
+        .values(finished_at=at, outcome=outcome, error=error)
+    )
+
+
+def _put_metrics(session: Session, job: Job, points: Sequence[MetricPoint]) -> None:
+    """Insert points; a step that an earlier attempt reported is replaced."""
+    if not points:
+        return
+    rows = {
+        (p.name, p.step): {
+            "job_id": job.id, "name": p.name, "step": p.step, "value": p.value,
+            "tenant_id": job.tenant_id, "attempt": job.attempt,
+        }
+        for p in points
+    }
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    insert = dialect.insert(Metric)
+    session.execute(
+        insert.on_conflict_do_update(
+            index_elements=["job_id", "name", "step"],
+            set_={"value": insert.excluded.value, "attempt": insert.excluded.attempt},
+        ),
+        list(rows.values()),
+    )

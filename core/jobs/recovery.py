@@ -1,0 +1,102 @@
+"""What the reconciler asks of the job tables: leases that ran out, and messages that never came.
+
+Every change is conditional on what was read, so two reconcilers, or one that runs twice, give the same result as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple, cast
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from core.jobs import leases
+from core.jobs.database import now
+from core.jobs.leases import Lease, LostLeaseError
+from core.jobs.models import DEFAULT_TENANT, Job, Tick
+from core.jobs.states import LEASED, State
+from core.specs.job import Priority
+
+WORKER_LOST = {
+    "code": "worker_lost", "message": "the worker stopped renewing its lease", "retryable": True, "detail": {},
+}
+
+
+class Waiting(NamedTuple):
+    """A queued row that is due and may need a message."""
+
+    job_id: str
+    queue: str
+    priority: Priority
+    ever_sent: bool
+
+
+def tick(session: Session, name: str) -> tuple[datetime, float | None]:
+    """Record a tick; return the database's time and the seconds since the tick before (None for the first ever)."""
+    at = now(session)
+    row = session.get(Tick, name)
+    if row is None:
+        session.add(Tick(name=name, tenant_id=DEFAULT_TENANT, ticked_at=at))
+        return at, None
+    gap = (at - row.ticked_at).total_seconds()
+    row.ticked_at = at
+    return at, gap
+
+
+def expired(session: Session, grace_seconds: float) -> Sequence[Lease]:
+    """Leases that ran out at least `grace_seconds` ago."""
+    rows = session.execute(
+        sa.select(Job.id, Job.attempt, Job.boot_id).where(
+            Job.state.in_(LEASED), Job.lease_until < now(session) - timedelta(seconds=grace_seconds)
+        )
+    )
+    return [Lease(job_id, attempt, boot_id or "") for job_id, attempt, boot_id in rows]
+
+
+def reap(session: Session, lease: Lease, grace_seconds: float, retry_after_seconds: float) -> State | None:
+    """Take one job away from a worker that no longer renews; None when it renewed or ended meanwhile."""
+    still = session.scalar(
+        sa.select(Job.id)
+        .where(
+            Job.id == lease.job_id, Job.attempt == lease.attempt, Job.state.in_(LEASED),
+            Job.lease_until < now(session) - timedelta(seconds=grace_seconds),
+        )
+        .with_for_update()
+    )
+    if still is None:
+        return None
+    error = WORKER_LOST | {"attempt": lease.attempt}
+    try:
+        return leases.fail(session, lease, error, retry_after_seconds=retry_after_seconds)
+    except LostLeaseError:
+        return None
+
+
+def unsent(session: Session, resend_seconds: float) -> Sequence[Waiting]:
+    """Due rows that were never sent, or were sent so long ago that their message may be lost.
+
+    The wait doubles with every message sent, up to 64 times `resend_seconds`. Whether a sent row really needs another
+    message depends on its broker queue being empty, which the caller looks up.
+    """
+    at = now(session)
+    rows = session.execute(
+        sa.select(Job.id, Job.queue, Job.priority, Job.sent_at, Job.send_count)
+        .where(Job.state == State.QUEUED, Job.next_run_at <= at)
+        .order_by(Job.next_run_at)
+    )
+    return [
+        Waiting(job_id, queue, cast(Priority, priority), sent_at is not None)
+        for job_id, queue, priority, sent_at, count in rows
+        if sent_at is None or at - sent_at > timedelta(seconds=resend_seconds * 2 ** min(max(count - 1, 0), 6))
+    ]
+
+
+def mark_sent(session: Session, job_id: str) -> None:
+    """Note that a message for a queued job was published."""
+    session.execute(
+        sa.update(Job)
+        .where(Job.id == job_id, Job.state == State.QUEUED)
+        .values(sent_at=now(session), send_count=Job.send_count + 1)
+    )

@@ -1,0 +1,31 @@
+"""Object keys, built from ids only. Each attempt writes below a prefix that no other attempt writes."""
+
+from __future__ import annotations
+
+import re
+
+from core.jobs.ids import is_id
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+
+
+def attempt_prefix(job_id: str, attempt: int) -> str:
+    """Prefix of everything one attempt stores."""
+    assert is_id(job_id, "job"), job_id
+    return f"jobs/{job_id}/attempts/{attempt}"
+
+
+def artifact_key(job_id: str, attempt: int, name: str) -> str:
+    """Key of an artifact. `name` is one of ours, not a user's.
+
+    Raises:
+        ValueError: the name is not a plain file name.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise ValueError(f"{name!r} is not a plain file name")
+    return f"{attempt_prefix(job_id, attempt)}/artifacts/{name}"
+
+
+def checkpoint_key(job_id: str, attempt: int, step: int) -> str:
+    """Key of a checkpoint."""
+    return f"{attempt_prefix(job_id, attempt)}/checkpoints/{step:09d}.safetensors"
