@@ -5,6 +5,7 @@ Every change is conditional on what was read, so two reconcilers, or one that ru
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple, cast
@@ -22,6 +23,11 @@ from core.specs.job import Priority
 WORKER_LOST = {
     "code": "worker_lost", "message": "the worker stopped renewing its lease", "retryable": True, "detail": {},
 }
+
+
+def backoff(first_seconds: float, failures: int) -> float:
+    """Wait before another attempt after `failures` earlier ones: doubles up to an hour, with up to a tenth of jitter."""
+    return float(min(first_seconds * 2.0**failures, 3600.0) * (1.0 + 0.1 * random.random()))
 
 
 class Waiting(NamedTuple):
@@ -55,21 +61,25 @@ def expired(session: Session, grace_seconds: float) -> Sequence[Lease]:
     return [Lease(job_id, attempt, boot_id or "") for job_id, attempt, boot_id in rows]
 
 
-def reap(session: Session, lease: Lease, grace_seconds: float, retry_after_seconds: float) -> State | None:
-    """Take one job away from a worker that no longer renews; None when it renewed or ended meanwhile."""
-    still = session.scalar(
-        sa.select(Job.id)
+def reap(session: Session, lease: Lease, grace_seconds: float, backoff_seconds: float) -> State | None:
+    """Take one job away from a worker that no longer renews; None when it renewed or ended meanwhile.
+
+    The first loss is repeated at once, as the worker is the likely cause; after that the job itself may be, and waits.
+    """
+    failures = session.scalar(
+        sa.select(Job.failures)
         .where(
             Job.id == lease.job_id, Job.attempt == lease.attempt, Job.state.in_(LEASED),
             Job.lease_until < now(session) - timedelta(seconds=grace_seconds),
         )
         .with_for_update()
     )
-    if still is None:
+    if failures is None:
         return None
+    delay = 0.0 if failures == 0 else backoff(backoff_seconds, failures - 1)
     error = WORKER_LOST | {"attempt": lease.attempt}
     try:
-        return leases.fail(session, lease, error, retry_after_seconds=retry_after_seconds)
+        return leases.fail(session, lease, error, retry_after_seconds=delay)
     except LostLeaseError:
         return None
 

@@ -1,0 +1,165 @@
+"""Between a child's lines and SQL: progress folded, metrics and events batched, checkpoints uploaded on the side."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from core.errors import DatabaseUnavailableError, StoreUnavailableError
+from core.jobs import leases
+from core.jobs.database import Database
+from core.jobs.events import NewEvent
+from core.jobs.leases import Lease, LostLeaseError, MetricPoint, StoredFile
+from core.specs.report import (
+    ArtifactLine,
+    CheckpointLine,
+    ErrorLine,
+    Line,
+    MetricLine,
+    PhaseLine,
+    ProgressLine,
+    ResultLine,
+    WarningLine,
+)
+from core.store.keys import checkpoint_key
+from core.store.objects import Objects, sha256_of
+
+log = structlog.get_logger(__name__)
+
+EVENT_FRACTION = 0.01
+"""A progress event is due when this share of the phase was done since the last one."""
+EVENT_SECONDS = 10.0
+"""Or when this much time has passed."""
+
+
+class Collector:
+    """Takes lines from one child; `flush` writes what came since the last flush in one transaction."""
+
+    def __init__(self, database: Database, store: Objects, lease: Lease, folder: Path) -> None:
+        self._database = database
+        self._store = store
+        self._lease = lease
+        self._folder = folder
+        self._progress: dict[str, Any] | None = None
+        self._metrics: list[MetricPoint] = []
+        self._events: list[NewEvent] = []
+        self._event_at = 0.0
+        self._event_fraction = -1.0
+        self._uploads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-upload")
+        self._upload: Future[None] | None = None
+        self._waiting: Callable[[], None] | None = None
+        self.error: ErrorLine | None = None
+        self.artifacts: list[ArtifactLine] = []
+        self.summary: dict[str, Any] = {}
+        self.warnings: list[dict[str, str]] = []
+
+    def take(self, line: Line) -> None:
+        """Sort one line into its place."""
+        match line:
+            case ProgressLine():
+                self._fold(line)
+            case PhaseLine():
+                self._event_fraction = -1.0
+                self._fold(ProgressLine(phase=line.phase, step=0, total_steps=line.total_steps))
+            case MetricLine():
+                self._metrics.append(MetricPoint(line.name, line.step, line.value))
+            case CheckpointLine():
+                self._keep(line)
+            case ArtifactLine():
+                self.artifacts.append(line)
+            case WarningLine():
+                self.warnings.append({"code": line.code, "message": line.message})
+                self._events.append(NewEvent("warning", line.message, {"code": line.code}, "warning"))
+            case ErrorLine():
+                self.error = line
+            case ResultLine():
+                self.summary = line.summary
+
+    def flush(self) -> None:
+        """Write what has gathered. While the database is away, keep it for the next time.
+
+        Raises:
+            LostLeaseError: the lease is gone; nothing was written.
+        """
+        if self._progress is None and not self._metrics and not self._events:
+            return
+        try:
+            with self._database.write() as session:
+                leases.report(
+                    session, self._lease, progress=self._progress, metrics=self._metrics, new_events=self._events
+                )
+        except DatabaseUnavailableError as error:
+            log.warning("report_delayed", error=error.message)
+            return
+        self._progress, self._metrics, self._events = None, [], []
+
+    def remaining_metrics(self) -> list[MetricPoint]:
+        """Points not yet written, for the committing transaction."""
+        return self._metrics
+
+    def wait_for_checkpoint(self) -> None:
+        """Block until the newest checkpoint is registered, or could not be."""
+        while self._upload is not None:
+            self._upload.result()
+            self._start_waiting()
+
+    def close(self) -> None:
+        """Free the upload thread; an upload in progress ends on its own."""
+        self._waiting = None
+        self._uploads.shutdown(wait=False, cancel_futures=True)
+
+    def _fold(self, line: ProgressLine) -> None:
+        fraction = line.step / line.total_steps if line.total_steps else 0.0
+        seconds = line.seconds_per_step
+        self._progress = {
+            "phase": line.phase, "step": line.step, "total_steps": line.total_steps, "fraction": round(fraction, 6),
+            "seconds_per_step": seconds, "message": line.message,
+            "eta_seconds": None if seconds is None else round(seconds * (line.total_steps - line.step), 3),
+        }
+        due = fraction - self._event_fraction >= EVENT_FRACTION or time.monotonic() - self._event_at >= EVENT_SECONDS
+        if due:
+            self._event_fraction, self._event_at = fraction, time.monotonic()
+            self._drop_older_progress_event()
+            text = line.message or f"{line.phase}: {line.step} of {line.total_steps}"
+            self._events.append(NewEvent("job.progress", text, self._progress))
+
+    def _drop_older_progress_event(self) -> None:
+        """Coalesce: at most one progress event a flush and phase."""
+        phase = self._progress["phase"] if self._progress else ""
+        if self._events and self._events[-1].type == "job.progress" and self._events[-1].data["phase"] == phase:
+            self._events.pop()
+
+    def _keep(self, line: CheckpointLine) -> None:
+        """Pin the file under a private name, so that the child may replace or remove it, and upload it on the side."""
+        source = self._folder / line.file
+        pinned = self._folder / f".upload-{line.step}-{time.monotonic_ns()}"
+        os.link(source, pinned)
+
+        def upload() -> None:
+            key = checkpoint_key(self._lease.job_id, self._lease.attempt, line.step)
+            try:
+                self._store.put(key, pinned)
+                file = StoredFile(
+                    "checkpoint", pinned.name, "application/octet-stream", pinned.stat().st_size, sha256_of(pinned), key
+                )
+                with self._database.write() as session:
+                    older = leases.add_checkpoint(session, self._lease, line.step, file)
+                self._store.delete(*older)
+            except (StoreUnavailableError, DatabaseUnavailableError, LostLeaseError) as error:
+                log.warning("checkpoint_not_registered", step=line.step, error=str(error))
+            finally:
+                pinned.unlink(missing_ok=True)
+
+        self._waiting = upload  # only the newest matters
+        if self._upload is None or self._upload.done():
+            self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        upload, self._waiting = self._waiting, None
+        self._upload = self._uploads.submit(upload) if upload is not None else None
