@@ -25,7 +25,10 @@ from core.specs.report import Line, parse_line
 log = structlog.get_logger(__name__)
 
 SOURCE_ROOT = Path(__file__).resolve().parent.parent
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_HOME", "CC", "CXX")
+PASSED_ON = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_HOME", "CC", "CXX",
+    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE",  # torchvision downloads
+)
 
 # glibc keeps freed memory instead of returning it; a training step allocates the same large blocks again and again.
 MALLOC = {

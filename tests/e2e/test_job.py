@@ -1,0 +1,187 @@
+"""A distillation job from submission to training on what was downloaded, over HTTP only, on both sizes of the service."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.e2e.training import accuracy_on_digits, random_digits
+from tests.fixtures.service import Service
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+SMALL: dict[str, Any] = {
+    "dataset": {"name": "digits"}, "ipc": 1, "recipe": "dm", "scale": "small",
+    "evaluation": {"num_eval": 2, "num_epochs": 100, "random_draws": 2},
+}
+LONG: dict[str, Any] = SMALL | {
+    "method": {"num_iterations": 4000}, "evaluation": {"num_eval": 1, "num_epochs": 5, "random_draws": 0},
+}
+MARGIN = 0.08
+"""Fixed beforehand: DM at ipc 1 on digits beats random by 19 +- 3 points, so one run stays above this by far."""
+
+
+def stream(service: Service, job_id: str, last_event_id: int = 0) -> list[dict[str, Any]]:
+    """Read the event stream to its end."""
+    seen: list[dict[str, Any]] = []
+    headers = {"Last-Event-ID": str(last_event_id)}
+    with httpx.stream("GET", f"{service.url}/v1/jobs/{job_id}/events/stream", headers=headers, timeout=240) as answer:
+        assert answer.status_code == 200
+        seen.extend(json.loads(line[5:]) for line in answer.iter_lines() if line.startswith("data:"))
+    return seen
+
+
+def test_submit_watch_download_and_train(service: Service, tmp_path: Path) -> None:
+    job = service.submit(**SMALL, tags={"team": "a"})
+    events = stream(service, job["id"])
+    assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+    assert events[-1]["type"] == "job.state"
+    assert events[-1]["data"]["state"] == "succeeded", service.logs()
+    assert any(e["type"] == "job.progress" for e in events)
+    reconnect = httpx.get(f"{service.url}/v1/jobs/{job['id']}/events/stream", headers={"Last-Event-ID": str(len(events))})
+    assert reconnect.status_code == 204
+
+    done = service.job(job["id"])
+    scores = {score["name"]: score for score in done["result"]["summary"]["scores"]}
+    assert scores["distilled"]["mean"] - scores["random"]["mean"] > MARGIN
+    assert scores["random"]["n"] == 2
+
+    artifacts = service.artifacts(job["id"])
+    assert {"data.safetensors", "images.zip", "data.parquet", "preview.png", "curves.png", "report.json", "report.html",
+            "manifest.json"} <= set(artifacts)
+    files = {name: service.download(item) for name, item in artifacts.items()}
+    for name, content in files.items():
+        assert hashlib.sha256(content).hexdigest() == artifacts[name]["sha256"]
+    manifest = json.loads(files["manifest.json"])
+    for name, content in files.items():
+        if name != "manifest.json":
+            assert manifest["files"][name]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert manifest["spec"] == done["spec"]
+
+    preview = httpx.get(f"{service.url}/v1/jobs/{job['id']}/preview")
+    assert preview.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(preview.content)).size[0] > 50
+    with zipfile.ZipFile(io.BytesIO(files["images.zip"])) as archive:
+        assert len([name for name in archive.namelist() if name.endswith(".png")]) == 10
+
+    parquet = tmp_path / "data.parquet"
+    parquet.write_bytes(files["data.parquet"])
+    distilled = accuracy_on_digits(parquet)
+    chosen = [accuracy_on_digits(random_digits(seed)) for seed in range(5)]
+    assert distilled - sum(chosen) / len(chosen) > MARGIN
+
+    series = httpx.get(f"{service.url}/v1/jobs/{job['id']}/metrics/series", params={"name": "loss"}).json()["series"]["loss"]
+    assert series["steps"] == sorted(set(series["steps"]))
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_ones(service: Service) -> None:
+    first, second, other = (service.submit(**SMALL, seed=seed) for seed in (3, 3, 4))
+    digests = []
+    for job in (first, second, other):
+        assert service.finished(job["id"])["state"] == "succeeded"
+        digests.append(service.artifacts(job["id"])["data.safetensors"]["sha256"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+def worker_of(service: Service) -> subprocess.Popen[bytes]:
+    return service._processes[f"worker-{service._count}"]
+
+
+def child_groups() -> set[int]:
+    """Process groups of running children."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"core.run" in command:
+                found.add(int(entry.name))
+    return found
+
+
+def test_a_killed_worker_leads_to_one_result_with_the_same_bytes(service: Service) -> None:
+    undisturbed = service.submit(**LONG, seed=11)
+    assert service.finished(undisturbed["id"])["state"] == "succeeded", service.logs()
+
+    job = service.submit(**LONG, seed=11)
+    service.at_iteration(job["id"], 1)
+    worker = worker_of(service)
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    service.wait_until(lambda: not child_groups(), 5, "the child of the killed worker is gone")
+    service.start_worker()
+
+    done = service.finished(job["id"])
+    assert done["state"] == "succeeded", done
+    assert (done["attempt"], done["failures"]) == (2, 1)
+    attempts = httpx.get(f"{service.url}/v1/jobs/{job['id']}/attempts").json()["data"]
+    assert [a["outcome"] for a in attempts] == ["failed", "succeeded"]
+    assert attempts[1]["resumed_from_step"] > 0
+    events = stream(service, job["id"])
+    assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+    assert sum(e["type"] == "job.state" and e["data"]["state"] == "succeeded" for e in events) == 1
+    artifacts = service.artifacts(job["id"])
+    assert {a["attempt"] for a in artifacts.values()} == {2}
+    expected = service.artifacts(undisturbed["id"])["data.safetensors"]["sha256"]
+    assert artifacts["data.safetensors"]["sha256"] == expected
+
+
+def test_a_worker_that_is_told_to_stop_hands_the_job_back(service: Service) -> None:
+    job = service.submit(**LONG, seed=12)
+    service.at_iteration(job["id"], 1)
+    worker = worker_of(service)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=60) == 0
+    handed_back = service.job(job["id"])
+    assert (handed_back["state"], handed_back["failures"]) == ("queued", 0)
+    service.start_worker()
+    done = service.finished(job["id"])
+    assert (done["state"], done["attempt"], done["failures"]) == ("succeeded", 2, 0)
+
+
+def test_a_running_job_is_cancelled_within_seconds(service: Service) -> None:
+    job = service.submit(**LONG, seed=13)
+    service.at_iteration(job["id"], 1)
+    asked = time.monotonic()
+    answer = httpx.post(f"{service.url}/v1/jobs/{job['id']}/cancel", json={"reason": "changed my mind"})
+    assert (answer.status_code, answer.json()["state"]) == (202, "cancelling")
+    done = service.finished(job["id"], 10)
+    assert done["state"] == "cancelled"
+    assert time.monotonic() - asked < 10
+    assert service.artifacts(job["id"]) == {}
+    service.wait_until(lambda: not child_groups(), 5, "the child is gone")
+
+
+def test_the_same_message_twice_is_one_attempt(service: Service) -> None:
+    from core.jobs.queue import celery_app, publish
+    from core.settings import Settings
+
+    job = service.submit(**SMALL, seed=14)
+    settings = Settings(broker_url=service.env["DISTILL_BROKER_URL"])
+    app = celery_app(settings)
+    for _ in range(20):
+        publish(app, job["id"], "cpu", "normal")
+    app.close()
+    done = service.finished(job["id"])
+    assert (done["state"], done["attempt"]) == ("succeeded", 1)
+
+
+def test_a_failure_says_what_is_missing(service: Service) -> None:
+    job = service.submit(dataset={"name": "cifar10"}, ipc=1, recipe="random", scale="small")
+    done = service.finished(job["id"])
+    assert (done["state"], done["error"]["code"]) == ("failed", "dataset_unreadable")
+    assert "cifar-10-batches-py" in done["error"]["message"]
