@@ -1,0 +1,64 @@
+"""Convert one named data set to its canonical form: `python -m core.data.prepare NAME --data-root R --out FOLDER`.
+
+The bytes are checked against the digest of the catalogue before anything is written. A folder that already holds the set
+is left as it is, and two processes may write the same folder at once. Exit code 0; or 64 (unknown name), 65 (missing or
+other bytes) with one `error` line on standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.catalogue import dataset_info
+from core.data import canonical
+from core.data.sources import READERS
+from core.errors import DatasetUnreadableError, DistillError, SpecError
+from core.specs.report import ErrorLine, ExitCode
+
+
+def prepare(name: str, data_root: Path, folder: Path) -> None:
+    """Write the canonical form of `name` to `folder`, unless it is there.
+
+    Raises:
+        UnknownDatasetError: the catalogue does not know the name.
+        DatasetUnreadableError: the bytes are missing, damaged, or not those of the catalogue.
+    """
+    info = dataset_info(name)
+    if (folder / canonical.MANIFEST).is_file():
+        _, found = canonical.read(folder)
+        _require_digest(name, found, info.digest)
+        return
+    try:
+        splits = READERS[name](data_root)
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetUnreadableError(f"data set {name!r} cannot be read under {data_root}: {error}") from error
+    _require_digest(name, canonical.digest_of(splits), info.digest)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    canonical.write(splits, folder)
+
+
+def _require_digest(name: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise DatasetUnreadableError(f"data set {name!r} has digest {found[:16]}..., the catalogue says {expected[:16]}...")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of the command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m core.data.prepare", description="Convert a named data set.")
+    parser.add_argument("name", help="name in the catalogue, for example fashion-mnist")
+    parser.add_argument("--data-root", type=Path, required=True, help="torchvision-style root of named sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder that will hold the canonical form")
+    options = parser.parse_args(arguments)
+    try:
+        prepare(options.name, options.data_root, options.out)
+    except DistillError as error:
+        sys.stdout.write(ErrorLine(code=error.code, message=error.message).model_dump_json() + "\n")
+        return int(ExitCode.BAD_SPEC if isinstance(error, SpecError) else ExitCode.BAD_DATA)
+    return int(ExitCode.OK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The real set on its device: uint8 images sorted by class, normalised only when they are used.
+
+A stratified part of the training set can be held out; distillation never sees it. Networks and losses see network space,
+(x / 255 - mean) / std per channel, float32.
+Shapes: N images, C channels, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.catalogue import DatasetInfo
+from core.data import canonical
+from core.data.sources import RawSplits
+from core.distillation.randomness import rng
+from core.errors import DatasetUnreadableError
+
+
+class RealSet:
+    """Training images for distillation, the held-out part of the training set, and the test split."""
+
+    def __init__(
+        self, splits: RawSplits, info: DatasetInfo, *, device: torch.device, seed: int = 0, held_out_fraction: float = 0.0
+    ) -> None:
+        """Sort, hold out and move to the device.
+
+        Args:
+            splits: uint8 images and int64 labels, in any order.
+            info: shape, classes and normalisation.
+            device: where the images stay.
+            seed: seed of the job; chooses the held-out images.
+            held_out_fraction: part of each class that is kept away, rounded down.
+        """
+        self.info = info
+        self.device = device
+        self.num_classes = info.num_classes
+        kept, held_out = _split(splits.train_labels, info.num_classes, held_out_fraction, seed)
+        self.images = _images(splits.train_images, kept, device)
+        """(N, C, H, W) uint8, sorted by class."""
+        self.labels = torch.from_numpy(splits.train_labels[kept]).to(device)
+        """(N,) int64, ascending."""
+        self.counts = tuple(np.bincount(splits.train_labels[kept], minlength=info.num_classes).tolist())
+        """Images of each class."""
+        self.offsets = tuple(np.concatenate([[0], np.cumsum(self.counts)[:-1]]).tolist())
+        """Position of the first image of each class."""
+        self.held_out_images = _images(splits.train_images, held_out, device)
+        self.held_out_labels = torch.from_numpy(splits.train_labels[held_out]).to(device)
+        self.test_images = _images(splits.test_images, np.arange(len(splits.test_labels)), device)
+        self.test_labels = torch.from_numpy(np.array(splits.test_labels)).to(device)
+        mean = torch.tensor(info.mean, device=device).view(-1, 1, 1)
+        std = torch.tensor(info.std, device=device).view(-1, 1, 1)
+        self._mean, self._std = mean, std
+        self._scale, self._shift = 1.0 / (255.0 * std), -mean / std
+
+    @classmethod
+    def load(
+        cls, folder: Path, info: DatasetInfo, *, device: torch.device, seed: int = 0, held_out_fraction: float = 0.0
+    ) -> RealSet:
+        """Read a canonical folder.
+
+        Raises:
+            DatasetUnreadableError: it is damaged, or holds other data than the catalogue says.
+        """
+        splits, found = canonical.read(folder)
+        if found != info.digest:
+            raise DatasetUnreadableError(f"{info.name}: canonical data has digest {found[:16]}..., not {info.digest[:16]}...")
+        return cls(splits, info, device=device, seed=seed, held_out_fraction=held_out_fraction)
+
+    def gather(self, index: Tensor) -> Tensor:
+        """Training images by position: int64 (...) -> (..., C, H, W) float32 in network space."""
+        flat = self.images.index_select(0, index.reshape(-1).to(self.device, non_blocking=True))
+        return self.normalise(flat).view(*index.shape, *self.images.shape[1:])
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Uint8 (..., C, H, W) -> float32 in network space."""
+        return images.to(torch.float32).mul_(self._scale).add_(self._shift)
+
+    def to_8bit(self, images: Tensor) -> Tensor:
+        """Network space -> uint8, rounded and clamped: the inverse of `normalise` wherever that had an image."""
+        pixels = (images.detach() * self._std + self._mean) * 255.0
+        return pixels.round_().clamp_(0.0, 255.0).to(torch.uint8)
+
+
+def _split(
+    labels: NDArray[np.int64], num_classes: int, fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions kept and held out, each sorted by class and, inside a class, by position."""
+    kept: list[NDArray[np.int64]] = []
+    held_out: list[NDArray[np.int64]] = []
+    for label in range(num_classes):
+        members = np.flatnonzero(labels == label)
+        count = int(len(members) * fraction)
+        order = torch.randperm(len(members), generator=rng(seed, "held_out", label)).numpy()
+        held_out.append(np.sort(members[order[:count]]))
+        kept.append(np.sort(members[order[count:]]))
+    return np.concatenate(kept), np.concatenate(held_out)
+
+
+def _images(source: NDArray[np.uint8], index: NDArray[np.int64], device: torch.device) -> Tensor:
+    return torch.from_numpy(source[index]).to(device)  # indexing copies, so the map itself is never written

@@ -1,0 +1,43 @@
+"""Uniform selection: real images of each class without replacement inside a batch, anew at each iteration.
+
+Shapes: K classes, N images per class.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from core.data.real_set import RealSet
+from core.distillation.protocols import Draw, Stateless
+from core.distillation.randomness import rng
+from core.specs.selection import UniformSpec
+
+
+class Uniform(Stateless):
+    """Draws on the CPU, so that every device sees the same images."""
+
+    def __init__(self, spec: UniformSpec, data: RealSet, seed: int) -> None:
+        self._counts, self._offsets = data.counts, data.offsets
+        self._seed = seed
+        self.wanted = spec.real_batch_per_class
+        self.per_class = min(self.wanted, *self._counts)
+        """Clipped to the smallest class, so that every class gives the same number."""
+
+    def pick(self, draw: Draw, number: int) -> Tensor:
+        """(K, N) int64 positions; for draws without classes, (N,) over the whole set."""
+        generator = rng(self._seed, "real", number)
+        if draw.kind == "per_class":
+            count = min(draw.count or self.per_class, self.per_class)
+            return torch.stack([
+                torch.randperm(size, generator=generator)[:count] + offset
+                for size, offset in zip(self._counts, self._offsets, strict=True)
+            ])
+        total = sum(self._counts)
+        return torch.randperm(total, generator=generator)[: draw.count or min(total, self.per_class * len(self._counts))]
+
+    def warning(self) -> str:
+        """What the user should know about clipping; empty when nothing was clipped."""
+        if self.per_class == self.wanted:
+            return ""
+        return f"selection.real_batch_per_class is {self.wanted}, the smallest class has {self.per_class} images: clipped"
