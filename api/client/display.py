@@ -36,7 +36,8 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_json(out: Console, value: Any, *, indent: int | None = 2) -> None:
     """Print a value as JSON, for scripts."""
-    out.out(json.dumps(value, indent=indent, ensure_ascii=False), highlight=False)
+    out.file.write(json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    out.file.flush()
 
 
 def print_error(error: ClientError, err: Console) -> None:
@@ -52,9 +53,8 @@ def print_error(error: ClientError, err: Console) -> None:
 def print_table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
     """A table on a terminal; tab-separated lines with a header elsewhere, so that nothing is cut off."""
     if not out.is_terminal:
-        out.out("\t".join(columns), highlight=False)
-        for row in rows:
-            out.out("\t".join(" ".join(cell.split()) for cell in row), highlight=False)
+        for row in (columns, *rows):  # past rich, which would expand the tabs
+            out.file.write("\t".join(" ".join(cell.split()) for cell in row) + "\n")
         return
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left")
     for column in columns:
@@ -124,7 +124,7 @@ class JobView:
             BarColumn(bar_width=36),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[speed]}"),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[note]}"),
             console=out,
             disable=not out.is_terminal,
         )
@@ -174,18 +174,20 @@ class JobView:
         if left is None and pace:
             left = pace * (total - step)
         speed = rate(pace)
-        remaining = "" if step >= total or left is None else f"{duration(left)} left"
+        note = "" if step >= total else str(progress.get("message") or "")
+        if not note and step < total and left is not None:
+            note = f"{duration(left)} left"
         if self._out.is_terminal:
             if phase not in self._bars:
                 for bar in self._bars.values():  # a phase that another one follows is complete
-                    self.progress.update(bar, completed=self.progress.tasks[self.progress.task_ids.index(bar)].total, left="")
-                self._bars[phase] = self.progress.add_task(phase, total=total, speed="", left="")
-            self.progress.update(self._bars[phase], completed=min(step, total), total=total, speed=speed, left=remaining)
+                    self.progress.update(bar, completed=self.progress.tasks[self.progress.task_ids.index(bar)].total, note="")
+                self._bars[phase] = self.progress.add_task(phase, total=total, speed="", note="")
+            self.progress.update(self._bars[phase], completed=min(step, total), total=total, speed=speed, note=note)
             return
         new_phase, done = phase != self._seen[0], step >= total
         if (new_phase or done or time.monotonic() >= self._next_line) and (phase, step) != self._seen:
             self._seen, self._next_line = (phase, step), time.monotonic() + _LINE_SECONDS
-            self.say(" ".join(part for part in (f"{phase} {step}/{total}", speed, remaining) if part))
+            self.say(" ".join(part for part in (f"{phase} {step}/{total}", speed, note) if part))
 
     def say(self, text: str) -> None:
         """A line of its own, above the bars."""

@@ -26,7 +26,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from api.client.sse import EventTooLargeError, read_events
 from core.settings import Settings
@@ -369,7 +369,7 @@ class DistillClient:
         return self._retrying()(once)
 
     def _retrying(self, stop: Callable[[RetryCallState], bool] | None = None) -> Retrying:
-        backoff = wait_exponential_jitter(initial=self.backoff_seconds, max=5.0, jitter=self.backoff_seconds)
+        backoff = wait_exponential(multiplier=self.backoff_seconds, max=5.0) + wait_random(0.0, self.backoff_seconds)
 
         def wait(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
