@@ -1,0 +1,159 @@
+"""`curves.png`: the losses and accuracies of a job over time, and the test accuracy of every network.
+
+matplotlib is used through its objects and the Agg canvas; no global state is touched, so that a thread or a service may draw.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+from core.report.outcome import Outcome, Score
+
+Series = Sequence[tuple[int, float]]
+MAX_PANELS = 6
+MAX_LINES = 8
+_LOG_FROM = 20.0
+"""A positive curve whose values span at least this factor gets a logarithmic axis."""
+
+SCORE_TITLES = {"distilled": "distilled", "distilled_8bit": "8-bit files", "random": "random real"}
+
+
+class Theme(NamedTuple):
+    """Colours of one drawing."""
+
+    paper: str
+    ink: str
+    faint: str
+    grid: str
+    lines: tuple[str, ...]
+
+
+LIGHT = Theme(
+    "#ffffff", "#1d2129", "#69707d", "#e6e8ec",
+    ("#1f5fbf", "#c2571a", "#2b8a57", "#8a4fbf", "#b5932a", "#b03a5b", "#3d9aa6", "#69707d"),
+)
+DARK = Theme(
+    "#191c22", "#e7e9ee", "#9aa1ae", "#2c313a",
+    ("#7fb0ff", "#f0a06a", "#6fd09b", "#c49bf2", "#e0c060", "#f08aa6", "#74cfd9", "#9aa1ae"),
+)
+
+
+class Panel(NamedTuple):
+    """One pair of axes."""
+
+    title: str
+    is_fraction: bool
+    lines: Mapping[str, Series]
+    hidden: int
+    """Lines left out."""
+
+
+def panels(series: Mapping[str, Series]) -> list[Panel]:
+    """Group series by what they measure: names that differ in a number share a panel."""
+    groups: dict[tuple[int, str], dict[str, Series]] = {}
+    for name in sorted(series):
+        title = " ".join(part for part in name.split("/") if not part.isdigit()).replace("_", " ")
+        rank = 0 if "loss" in name else 1 if "accuracy" in name else 2
+        groups.setdefault((rank, title), {})[name] = series[name]
+    found = []
+    for (rank, title), lines in sorted(groups.items()):
+        kept = dict(list(lines.items())[:MAX_LINES])
+        found.append(Panel(title, rank == 1, kept, len(lines) - len(kept)))
+    return found[: MAX_PANELS - 1]
+
+
+def draw(outcome: Outcome, theme: Theme = LIGHT) -> bytes:
+    """Draw all curves as one PNG."""
+    return _draw(_parts(outcome), theme)
+
+
+def draw_each(outcome: Outcome, theme: Theme) -> list[bytes]:
+    """Draw every panel as its own PNG, for a page that arranges them."""
+    return [_draw([part], theme) for part in _parts(outcome)]
+
+
+def _parts(outcome: Outcome) -> list[Panel | Sequence[Score]]:
+    return [*panels(outcome.series), outcome.scores]
+
+
+def _draw(parts: Sequence[Panel | Sequence[Score]], theme: Theme) -> bytes:
+    count = len(parts)
+    columns = min(count, 2 if count in {2, 4} else 3)
+    rows = math.ceil(count / columns)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(4.4 * columns, 3.3 * rows), dpi=140, layout=layout, facecolor=theme.paper)
+    FigureCanvasAgg(figure)
+    for place, part in enumerate(parts):
+        axis = figure.add_subplot(rows, columns, place + 1)
+        if isinstance(part, Panel):
+            _draw_panel(axis, part, theme)
+        else:
+            _draw_scores(axis, part, theme)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _style(axis: Axes, title: str, theme: Theme) -> None:
+    axis.set_title(title, loc="left", fontsize=11, color=theme.ink, pad=10, parse_math=False)
+    axis.set_facecolor(theme.paper)
+    axis.grid(axis="y", color=theme.grid, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.tick_params(colors=theme.faint, labelsize=9, length=0)
+    for side, spine in axis.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(theme.grid)
+
+
+def _draw_panel(axis: Axes, panel: Panel, theme: Theme) -> None:
+    _style(axis, panel.title + (" (%)" if panel.is_fraction else ""), theme)
+    factor = 100.0 if panel.is_fraction else 1.0
+    values: list[float] = []
+    for place, (name, points) in enumerate(panel.lines.items()):
+        steps = [step for step, _ in points]
+        heights = [factor * y if math.isfinite(y) else math.nan for _, y in points]
+        values += [y for y in heights if not math.isnan(y)]
+        marker = "o" if len(points) <= 30 else ""
+        axis.plot(steps, heights, color=theme.lines[place], linewidth=1.6, marker=marker, markersize=3.5, label=name)
+    if not values:
+        axis.text(0.5, 0.5, "no finite values", color=theme.faint, ha="center", va="center", transform=axis.transAxes)
+        return
+    if min(values) > 0 and max(values) / min(values) >= _LOG_FROM:
+        axis.set_yscale("log")
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axis.set_xlabel("step" + (f"; {panel.hidden} more lines not drawn" if panel.hidden else ""), fontsize=9, color=theme.faint)
+    if len(panel.lines) > 1:
+        legend: Any = axis.legend(frameon=False, fontsize=8)
+        for text in legend.get_texts():
+            text.set_color(theme.ink)
+
+
+def _draw_scores(axis: Axes, scores: Sequence[Score], theme: Theme) -> None:
+    """One dot for each network, with mean and standard deviation beside them."""
+    _style(axis, "test accuracy (%), one dot per network", theme)
+    if not scores:
+        axis.text(0.5, 0.5, "no network was evaluated", color=theme.faint, ha="center", va="center", transform=axis.transAxes)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        return
+    several = len({score.network for score in scores}) > 1
+    for place, score in enumerate(scores):
+        color = theme.lines[list(SCORE_TITLES).index(score.name)]
+        middle = (score.n - 1) / 2
+        spread = [place + 0.05 * (i - middle) / max(1.0, score.n / 8) for i in range(score.n)]
+        axis.scatter(spread, [100 * a for a in score.accuracies], s=22, color=color, alpha=0.75, linewidths=0, zorder=3)
+        bar = 100 * score.std if score.n > 1 else None
+        axis.errorbar(place + 0.32, 100 * score.mean, yerr=bar, color=color, fmt="_", markersize=11, capsize=3, linewidth=1.4)
+    labels = [SCORE_TITLES[score.name] + (f"\n{score.network}" if several else "") for score in scores]
+    axis.set_xticks(range(len(scores)), labels, fontsize=9, color=theme.ink)
+    axis.set_xlim(-0.6, len(scores) - 0.3)
+    axis.margins(y=0.15)

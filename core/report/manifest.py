@@ -1,0 +1,54 @@
+"""`manifest.json`: where the files come from, how to use them, and a checksum of each. Written last."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.report.outcome import Outcome
+
+FORMAT = 1
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def build_manifest(outcome: Outcome, files: Sequence[tuple[Path, str]]) -> dict[str, Any]:
+    """Assemble the manifest. `files` are all other artifacts, each with its media type."""
+    info, spec = outcome.info, outcome.spec
+    return {
+        "format": FORMAT,
+        "job_id": outcome.job_id,
+        "attempt": outcome.attempt,
+        "resumed_from_step": outcome.resumed_from_step,
+        "code_revision": outcome.code_revision,
+        "versions": dict(outcome.versions),
+        "device": outcome.device,
+        "seed": spec.seed,
+        "spec": spec.model_dump(mode="json"),
+        "science_digest": spec.science_digest(),
+        "dataset": {
+            "name": info.name, "title": info.title, "digest": outcome.dataset_digest,
+            "split_rule": info.split_rule, "source": info.source,
+        },
+        "classes": list(info.classes),
+        "images": {"count": len(outcome.labels), "channels": info.channels, "height": info.height, "width": info.width},
+        "normalisation": {
+            "mean": list(info.mean), "std": list(info.std), "formula": "(pixel / 255 - mean) / std, per channel",
+            "inverse": "round(clamp(value * std + mean, 0, 1) * 255), per channel",
+        },
+        "preprocessing": {
+            "data.safetensors": "images (N, C, H, W) float32 are normalised already: use them as they are; labels int64",
+            "data.parquet": "8-bit PNG images: divide by 255, subtract mean, divide by std, before training",
+            "images.zip": "the same 8-bit PNG images; folders sort by class index",
+        },
+        "files": {
+            path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size, "media_type": media_type}
+            for path, media_type in files
+        },
+    }

@@ -1,0 +1,168 @@
+"""`report.html`: the same facts as one page that works without a network.
+
+Images are data URIs, styles are inside, and a content security policy forbids everything else. Every text is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
+
+from core.report import curves, numbers
+from core.report.comparison import difference, find, published_rows
+from core.report.export import png_bytes, to_pillow
+from core.report.layout import Cut
+from core.report.loading import snippets
+from core.report.outcome import Outcome
+from core.report.pictures import short
+from core.report.report import budget, size
+from core.specs.recipes import RECIPES
+
+_MAX_PAIRS = 20
+_SCORE_TITLES = {
+    "distilled": "This set, float32", "distilled_8bit": "This set, 8-bit files", "random": "Random real images, same budget",
+}
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {
+    "percent": numbers.percent, "small_percent": numbers.small_percent, "bytes": numbers.bytes_text,
+}
+
+
+class Row(NamedTuple):
+    """A line of the accuracy table; fractions."""
+
+    title: str
+    note: str
+    mean: float
+    std: float | None
+    n: int | None
+    gain: float | None
+    """Mean minus that of random selection with the same network."""
+    measured: bool
+
+
+class Shown(NamedTuple):
+    """A class with some of its images, as data URIs."""
+
+    name: str
+    images: list[str]
+
+
+def _uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _rows(outcome: Outcome) -> list[Row]:
+    rows = []
+    for score in outcome.scores:
+        baseline = find(outcome, "random", score.network)
+        gain = difference(score, baseline)["difference"] if baseline is not None and score.name != "random" else None
+        drawn = f", {score.num_sets} {'draw' if score.num_sets == 1 else 'draws'}" if score.name == "random" else ""
+        std = score.std if score.n > 1 else None
+        rows.append(Row(_SCORE_TITLES[score.name], score.network + drawn, score.mean, std, score.n, gain, True))
+    for row in published_rows(outcome):
+        title = "Published: random selection" if row["recipe"] == "random" else f"Published: {row['recipe']}"
+        note = f"{row['paper']}, table {row['table']}, protocol {row['protocol']}"
+        rows.append(Row(title, note, row["mean"], row["std"], row["n"], None, False))
+    return rows
+
+
+def _shown(images: NDArray[np.uint8], cut: Cut, classes: tuple[str, ...]) -> list[Shown]:
+    return [
+        Shown(short(classes[row], 40), [_uri(png_bytes(to_pillow(images[position]))) for position in positions])
+        for row, positions in enumerate(cut.rows)
+    ]
+
+
+def _panels(outcome: Outcome, theme: curves.Theme) -> list[str]:
+    return [_uri(png) for png in curves.draw_each(outcome, theme)]
+
+
+def _title(outcome: Outcome) -> str:
+    plural = "image" if outcome.spec.ipc == 1 else "images"
+    return f"{outcome.info.title}, {outcome.spec.ipc} {plural} per class"
+
+
+def _facts(outcome: Outcome) -> dict[str, str]:
+    """Provenance, as label and text."""
+    spec = outcome.spec
+    recipe = RECIPES.get(spec.recipe)
+    facts = {
+        "Recipe": f"{spec.recipe} ({recipe.title}; {recipe.paper})" if recipe else spec.recipe or "own composition",
+        "Job": f"{outcome.job_id}, attempt {outcome.attempt}",
+        "Seed": str(spec.seed),
+        "Iterations": f"{spec.method.num_iterations:,}",
+        "Data set": f"{outcome.info.name}, digest {outcome.dataset_digest}",
+        "Split": outcome.info.split_rule,
+        "Specification digest": spec.science_digest(),
+        "Device": outcome.device,
+        "Peak memory": numbers.bytes_text(outcome.peak_memory_bytes),
+        "Time per iteration": numbers.seconds_text(outcome.seconds_per_iteration),
+        "Time by phase": ", ".join(f"{name} {numbers.seconds_text(value)}" for name, value in outcome.seconds.items()),
+        "Code revision": outcome.code_revision,
+        "Versions": ", ".join(f"{name} {version}" for name, version in outcome.versions.items()),
+    }
+    if spec.dataset.held_out_fraction:
+        facts["Held out"] = f"{spec.dataset.held_out_fraction:.3g} of each training class"
+    if outcome.resumed_from_step:
+        facts["Resumed"] = f"from step {outcome.resumed_from_step:,}"
+    if spec.tags:
+        facts["Tags"] = ", ".join(f"{key} = {value}" for key, value in spec.tags.items())
+    return {label: text for label, text in facts.items() if text}
+
+
+def render(outcome: Outcome, final: NDArray[np.uint8], initial: NDArray[np.uint8], cut: Cut, files: Sequence[Path]) -> str:
+    """Render the page.
+
+    Args:
+        outcome: the job.
+        final: (N, C, H, W) uint8 distilled images.
+        initial: (N, C, H, W) uint8 images it started from.
+        cut: which of them to show.
+        files: the artifacts written so far, whose bytes it states.
+    """
+    info = outcome.info
+    shown = _shown(final, cut, info.classes)
+    rows = _rows(outcome)
+    main = find(outcome, "distilled")
+    published = [row for row in published_rows(outcome) if row["recipe"] == outcome.spec.recipe]
+    context: dict[str, Any] = {
+        "title": _title(outcome),
+        "outcome": outcome,
+        "info": info,
+        "spec": outcome.spec,
+        "distilled": outcome.spec.method.num_iterations > 0,
+        "rows": rows,
+        "main": main,
+        "main_gain": next((row.gain for row in rows if row.gain is not None), None),
+        "random": find(outcome, "random", main.network) if main else None,
+        "departures": published[0]["setting_differs"] if published else [],
+        "budget": budget(outcome),
+        "size": size(outcome),
+        "shown": shown,
+        "columns": cut.columns,
+        "cut_note": cut.note,
+        "pairs": [
+            (row.name, _uri(png_bytes(to_pillow(initial[positions[0]]))), row.images[0])
+            for row, positions in zip(shown[:_MAX_PAIRS], cut.rows, strict=False) if positions
+        ],
+        "curves": list(zip(_panels(outcome, curves.LIGHT), _panels(outcome, curves.DARK), strict=True)),
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "facts": _facts(outcome),
+        "load": snippets(info),
+        "files": {path.name: path.stat().st_size for path in files},
+        "spec_json": json.dumps(outcome.spec.model_dump(mode="json"), indent=2, ensure_ascii=False),
+    }
+    return _ENVIRONMENT.get_template("report.html.j2").render(context)
