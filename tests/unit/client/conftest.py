@@ -4,7 +4,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from contract_server import ContractServer, Handler, Server
+
+from tests.unit.client.contract_server import ContractServer, Handler, Server
 
 
 @pytest.fixture

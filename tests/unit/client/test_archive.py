@@ -5,10 +5,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from contract_server import ContractServer
 
 from api.client.archive import download_job, extract_zip
 from api.client.http import ClientError, DistillClient
+from tests.unit.client.contract_server import ContractServer
 
 pytestmark = pytest.mark.unit
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_server import ContractServer, Handler
+
+from tests.unit.client.contract_server import ContractServer, Handler
 
 pytestmark = pytest.mark.unit
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from contract_server import ContractServer
 
 from api.client.http import ClientError, DistillClient
+from tests.unit.client.contract_server import ContractServer
 
 pytestmark = pytest.mark.unit
 
