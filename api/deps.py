@@ -1,0 +1,78 @@
+"""What endpoints ask for, as annotated aliases. Dependencies are `async` where they do nothing that blocks: no thread hop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import anyio
+from fastapi import Depends, Header, Path, Query, Request
+
+from api.bodies import json_body
+from api.probes import Probe
+from core.errors import NotFoundError
+from core.jobs.database import Database
+from core.jobs.ids import is_id
+from core.jobs.models import DEFAULT_TENANT
+from core.jobs.queue import Sender
+from core.settings import Settings
+from core.store.objects import Objects
+
+DEFAULT_LIMIT, MAX_LIMIT = 20, 100
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one process of the API holds open."""
+
+    settings: Settings
+    database: Database
+    objects: Objects
+    sender: Sender
+    stream_threads: anyio.CapacityLimiter
+    """Threads in which event streams read the table, apart from those of ordinary requests."""
+    probes: tuple[Probe, ...]
+
+
+async def _resources(request: Request) -> Resources:
+    found: Resources = request.app.state.resources
+    return found
+
+
+async def _database(request: Request) -> Database:
+    return (await _resources(request)).database
+
+
+async def _tenant() -> str:
+    """Whose objects a request sees. One tenant until keys exist; every query already carries it."""
+    return DEFAULT_TENANT
+
+
+async def _job_id(job_id: Annotated[str, Path(description="Id of a job.")]) -> str:
+    if not is_id(job_id, "job"):
+        raise NotFoundError("there is no such job")
+    return job_id
+
+
+async def _artifact_id(artifact_id: Annotated[str, Path(description="Id of an artifact.")]) -> str:
+    if not is_id(artifact_id, "art"):
+        raise NotFoundError("there is no such artifact")
+    return artifact_id
+
+
+async def _limit(
+    limit: Annotated[int, Query(ge=1, description=f"Largest number of entries; lowered to {MAX_LIMIT}.")] = DEFAULT_LIMIT,
+) -> int:
+    return min(limit, MAX_LIMIT)
+
+
+Res = Annotated[Resources, Depends(_resources)]
+Data = Annotated[Database, Depends(_database)]
+Tenant = Annotated[str, Depends(_tenant)]
+JobId = Annotated[str, Depends(_job_id)]
+ArtifactId = Annotated[str, Depends(_artifact_id)]
+Limit = Annotated[int, Depends(_limit)]
+JsonBody = Annotated[bytes, Depends(json_body)]
+IfNoneMatch = Annotated[str | None, Header(description="An ETag the client has; when it still holds, the answer is 304.")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+"""What a name in a query may look like; nothing else can match a row."""

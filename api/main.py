@@ -1,0 +1,59 @@
+"""`uvicorn api.main:create_app --factory`: opens what the API needs, puts the parts together, closes everything at the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from fastapi import FastAPI
+
+from api import errors, health, home, openapi
+from api.artifacts import endpoints as artifacts
+from api.datasets import endpoints as datasets
+from api.deps import Resources
+from api.jobs import endpoints as jobs
+from api.methods import endpoints as methods
+from api.middleware import BodyLimit, RequestContext
+from core import logging as logs
+from core.jobs.database import Database
+from core.jobs.queue import Sender, celery_app
+from core.settings import Settings, get_settings
+from core.store.objects import open_store
+
+STREAM_THREADS = 8
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application. Without settings, those of the environment, and the process's logs become JSON lines."""
+    if settings is None:
+        settings = get_settings()
+        logs.configure()
+    given = settings
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        database, objects, celery = Database(given.database), open_store(given), celery_app(given)
+        sender = Sender(celery, database)
+        app.state.resources = Resources(
+            settings=given, database=database, objects=objects, sender=sender,
+            stream_threads=anyio.CapacityLimiter(STREAM_THREADS), probes=health.probes(database, celery, objects),
+        )
+        try:
+            yield
+        finally:
+            sender.close()
+            celery.close()
+            database.dispose()
+
+    app = FastAPI(
+        title=openapi.TITLE, description=openapi.DESCRIPTION, version=health.service_version(), openapi_tags=openapi.TAGS,
+        generate_unique_id_function=openapi.operation_id, lifespan=lifespan, redoc_url=None, redirect_slashes=False,
+    )
+    for part in (jobs, artifacts, datasets, methods, health, home):
+        app.include_router(part.router)
+    errors.install(app)
+    openapi.install(app)
+    app.add_middleware(BodyLimit, max_body_bytes=given.max_body_bytes)
+    app.add_middleware(RequestContext)  # added last, so it is the outermost
+    return app

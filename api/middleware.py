@@ -1,0 +1,107 @@
+"""What surrounds every request: an id, a log line, a bound on the body, and an answer to the unexpected.
+
+Plain ASGI classes: Starlette's `BaseHTTPMiddleware` would run each request in a task of its own and hold back streams.
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+from fastapi import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import BodyTooLargeError, distill_problem, internal_problem
+from core.jobs.ids import new_id
+
+log = structlog.get_logger("api.access")
+
+DRAIN_FACTOR = 16
+"""A refused body up to this many times the limit is read and dropped, so that the client gets to see the answer."""
+
+
+class RequestContext:
+    """Outermost: names the request, logs it, and turns an unhandled exception into a problem document."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = scope["request_id"] = _request_id(Headers(scope=scope).get("x-request-id"))
+        status = 0
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        started = time.perf_counter()
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_named)
+            except ClientDisconnect:
+                status = status or 499
+            except Exception:
+                log.exception("request_crashed", method=scope["method"], path=scope["path"])
+                if status:  # the answer has begun: cutting the connection is the only way left to say so
+                    raise
+                await internal_problem(Request(scope))(scope, receive, send_named)
+            finally:
+                took = round((time.perf_counter() - started) * 1000, 1)
+                log.info("request", method=scope["method"], path=scope["path"], status=status, milliseconds=took)
+
+
+def _request_id(given: str | None) -> str:
+    if given is not None and 1 <= len(given) <= 128 and given.isascii() and given.isprintable():
+        return given
+    return new_id("req")
+
+
+class BodyLimit:
+    """Refuses bodies over a limit, whether their length was declared or turns out while reading."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        error = BodyTooLargeError(f"the body may have at most {self.max_body_bytes} bytes")
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared[:20]) > self.max_body_bytes:
+            await self._drain(receive, 0)
+            await distill_problem(Request(scope), error)(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self.max_body_bytes:
+                    if message.get("more_body", False):
+                        await self._drain(receive, received)
+                    raise error
+            return message
+
+        await self.app(scope, receive_bounded, send)
+
+    async def _drain(self, receive: Receive, received: int) -> None:
+        """Closing a socket with unread bytes resets it, and a reset destroys the answer on its way."""
+        while received <= DRAIN_FACTOR * self.max_body_bytes:
+            message = await receive()
+            received += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                return
