@@ -126,7 +126,7 @@ class Collector:
         if due:
             self._event_fraction, self._event_at = fraction, time.monotonic()
             self._drop_older_progress_event()
-            text = line.message or f"{line.phase}: {line.step} of {line.total_steps}"
+            text = f"{line.phase}: {line.step} of {line.total_steps}" + (f" ({line.message})" if line.message else "")
             self._events.append(NewEvent("job.progress", text, self._progress))
 
     def _drop_older_progress_event(self) -> None:
