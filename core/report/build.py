@@ -66,13 +66,14 @@ def write_artifacts(outcome: Outcome, out: Path) -> list[ArtifactLine]:
 
     shown = cut(outcome.labels, info.num_classes, info.height, info.width)
     made = "distilled" if outcome.spec.method.num_iterations else "selected"
-    preview(final, shown, info.classes, f"{info.title}, {made}").save(out / "preview.png", optimize=True)
-    preview(initial, shown, info.classes, f"{info.title}, before distillation").save(out / "preview_initial.png", optimize=True)
-    (out / "curves.png").write_bytes(curves.draw(outcome))
+    preview(final, shown, info.classes, f"{info.title}, {made}").save(out / "preview.png")
+    preview(initial, shown, info.classes, f"{info.title}, before distillation").save(out / "preview_initial.png")
+    drawn = curves.draw_each(outcome)
+    (out / "curves.png").write_bytes(curves.compose(drawn))
 
     data_files = [out / name for name in TABLE if (out / name).suffix not in {".json", ".html"}]
     write_json(out / "report.json", build_report(outcome, data_files))
-    html = page.render(outcome, final, initial, shown, data_files)
+    html = page.render(outcome, items, initial, shown, drawn, data_files)
     (out / "report.html").write_text(html, encoding="utf-8")
 
     files = [(out / name, TABLE[name][1]) for name in TABLE if name != "manifest.json"]

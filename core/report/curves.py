@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
+from core.report.export import png_bytes
 from core.report.outcome import Outcome, Score
 
 Series = Sequence[tuple[int, float]]
@@ -23,6 +24,9 @@ MAX_PANELS = 6
 MAX_LINES = 8
 _LOG_FROM = 20.0
 """A positive curve whose values span at least this factor gets a logarithmic axis."""
+
+STEPS = {"distillation": "iteration", "held_out": "iteration", "evaluation": "epoch"}
+"""What the steps of a series count, by the first part of its name."""
 
 SCORE_TITLES = {"distilled": "distilled", "distilled_8bit": "8-bit files", "random": "random real"}
 
@@ -53,6 +57,8 @@ class Panel(NamedTuple):
     title: str
     is_fraction: bool
     lines: Mapping[str, Series]
+    steps: str
+    """What the horizontal axis counts."""
     hidden: int
     """Lines left out."""
 
@@ -67,37 +73,38 @@ def panels(series: Mapping[str, Series]) -> list[Panel]:
     found = []
     for (rank, title), lines in sorted(groups.items()):
         kept = dict(list(lines.items())[:MAX_LINES])
-        found.append(Panel(title, rank == 1, kept, len(lines) - len(kept)))
+        steps = STEPS.get(next(iter(lines)).split("/")[0], "step")
+        found.append(Panel(title, rank == 1, kept, steps, len(lines) - len(kept)))
     return found[: MAX_PANELS - 1]
 
 
-def draw(outcome: Outcome, theme: Theme = LIGHT) -> bytes:
-    """Draw all curves as one PNG."""
-    return _draw(_parts(outcome), theme)
+def draw_each(outcome: Outcome, theme: Theme = LIGHT) -> list[bytes]:
+    """Draw every panel as its own PNG, all of one size, for a page that arranges them."""
+    parts: list[Panel | Sequence[Score]] = [*panels(outcome.series), outcome.scores]
+    return [_draw(part, theme) for part in parts]
 
 
-def draw_each(outcome: Outcome, theme: Theme) -> list[bytes]:
-    """Draw every panel as its own PNG, for a page that arranges them."""
-    return [_draw([part], theme) for part in _parts(outcome)]
+def compose(drawn: Sequence[bytes]) -> bytes:
+    """Arrange the panels of `draw_each` in one PNG."""
+    images = [Image.open(io.BytesIO(png)).convert("RGB") for png in drawn]
+    columns = min(len(images), 2 if len(images) in {2, 4} else 3)
+    width, height = images[0].size
+    canvas = Image.new("RGB", (columns * width, math.ceil(len(images) / columns) * height), LIGHT.paper)
+    for place, image in enumerate(images):
+        canvas.paste(image, (place % columns * width, place // columns * height))
+    return png_bytes(canvas)
 
 
-def _parts(outcome: Outcome) -> list[Panel | Sequence[Score]]:
-    return [*panels(outcome.series), outcome.scores]
-
-
-def _draw(parts: Sequence[Panel | Sequence[Score]], theme: Theme) -> bytes:
-    count = len(parts)
-    columns = min(count, 2 if count in {2, 4} else 3)
-    rows = math.ceil(count / columns)
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-    figure = Figure(figsize=(4.4 * columns, 3.3 * rows), dpi=140, layout=layout, facecolor=theme.paper)
+def _draw(part: Panel | Sequence[Score], theme: Theme) -> bytes:
+    figure = Figure(figsize=(4.4, 3.3), dpi=140, facecolor=theme.paper)
     FigureCanvasAgg(figure)
-    for place, part in enumerate(parts):
-        axis = figure.add_subplot(rows, columns, place + 1)
-        if isinstance(part, Panel):
-            _draw_panel(axis, part, theme)
-        else:
-            _draw_scores(axis, part, theme)
+    # Fixed margins: laying out by the size of every label takes longer than drawing.
+    figure.subplots_adjust(left=0.13, right=0.96, bottom=0.19, top=0.87)
+    axis = figure.add_subplot()
+    if isinstance(part, Panel):
+        _draw_panel(axis, part, theme)
+    else:
+        _draw_scores(axis, part, theme)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -130,7 +137,8 @@ def _draw_panel(axis: Axes, panel: Panel, theme: Theme) -> None:
     if min(values) > 0 and max(values) / min(values) >= _LOG_FROM:
         axis.set_yscale("log")
     axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axis.set_xlabel("step" + (f"; {panel.hidden} more lines not drawn" if panel.hidden else ""), fontsize=9, color=theme.faint)
+    left_out = f"; {panel.hidden} more lines not drawn" if panel.hidden else ""
+    axis.set_xlabel(panel.steps + left_out, fontsize=9, color=theme.faint)
     if len(panel.lines) > 1:
         legend: Any = axis.legend(frameon=False, fontsize=8)
         for text in legend.get_texts():

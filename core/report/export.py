@@ -39,7 +39,7 @@ class Picture(NamedTuple):
 
 
 def to_8bit(images: NDArray[np.float32], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """Undo the normalisation, clamp to [0, 1], scale to 255 and round.
+    """Undo the normalisation, scale to 255, round and clamp, in the float32 steps by which the 8-bit score was measured.
 
     Args:
         images: (N, C, H, W) float32 in network space, finite.
@@ -50,10 +50,9 @@ def to_8bit(images: NDArray[np.float32], mean: Sequence[float], std: Sequence[fl
         (N, C, H, W) uint8.
     """
     assert np.isfinite(images).all(), "a diverged set is never exported"
-    shape = (1, -1, 1, 1)
-    unit = images.astype(np.float64) * np.asarray(std).reshape(shape) + np.asarray(mean).reshape(shape)
-    pixels: NDArray[np.uint8] = np.rint(unit.clip(0.0, 1.0) * 255.0).astype(np.uint8)
-    return pixels
+    scale, shift = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (std, mean))
+    pixels: NDArray[np.float32] = np.rint((images * scale + shift) * np.float32(255.0)).clip(0.0, 255.0)
+    return pixels.astype(np.uint8)
 
 
 def to_pillow(image: NDArray[np.uint8]) -> Image.Image:
@@ -64,7 +63,7 @@ def to_pillow(image: NDArray[np.uint8]) -> Image.Image:
 def png_bytes(image: Image.Image) -> bytes:
     """Encode as PNG, without any metadata."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 

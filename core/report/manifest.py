@@ -40,7 +40,7 @@ def build_manifest(outcome: Outcome, files: Sequence[tuple[Path, str]]) -> dict[
         "images": {"count": len(outcome.labels), "channels": info.channels, "height": info.height, "width": info.width},
         "normalisation": {
             "mean": list(info.mean), "std": list(info.std), "formula": "(pixel / 255 - mean) / std, per channel",
-            "inverse": "round(clamp(value * std + mean, 0, 1) * 255), per channel",
+            "inverse": "clamp(round((value * std + mean) * 255), 0, 255), per channel",
         },
         "preprocessing": {
             "data.safetensors": "images (N, C, H, W) float32 are normalised already: use them as they are; labels int64",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from core.report import curves, numbers
 from core.report.comparison import difference, find, published_rows
-from core.report.export import png_bytes, to_pillow
+from core.report.export import Picture, png_bytes, to_pillow
 from core.report.layout import Cut
 from core.report.loading import snippets
 from core.report.outcome import Outcome
@@ -78,15 +78,11 @@ def _rows(outcome: Outcome) -> list[Row]:
     return rows
 
 
-def _shown(images: NDArray[np.uint8], cut: Cut, classes: tuple[str, ...]) -> list[Shown]:
+def _shown(items: Sequence[Picture], cut: Cut, classes: tuple[str, ...]) -> list[Shown]:
     return [
-        Shown(short(classes[row], 40), [_uri(png_bytes(to_pillow(images[position]))) for position in positions])
+        Shown(short(classes[row], 40), [_uri(items[position].png) for position in positions])
         for row, positions in enumerate(cut.rows)
     ]
-
-
-def _panels(outcome: Outcome, theme: curves.Theme) -> list[str]:
-    return [_uri(png) for png in curves.draw_each(outcome, theme)]
 
 
 def _title(outcome: Outcome) -> str:
@@ -122,20 +118,29 @@ def _facts(outcome: Outcome) -> dict[str, str]:
     return {label: text for label, text in facts.items() if text}
 
 
-def render(outcome: Outcome, final: NDArray[np.uint8], initial: NDArray[np.uint8], cut: Cut, files: Sequence[Path]) -> str:
+def render(
+    outcome: Outcome,
+    items: Sequence[Picture],
+    initial: NDArray[np.uint8],
+    cut: Cut,
+    drawn: Sequence[bytes],
+    files: Sequence[Path],
+) -> str:
     """Render the page.
 
     Args:
         outcome: the job.
-        final: (N, C, H, W) uint8 distilled images.
+        items: the N distilled images, encoded.
         initial: (N, C, H, W) uint8 images it started from.
         cut: which of them to show.
+        drawn: the curves for a light page; this function adds those for a dark one.
         files: the artifacts written so far, whose bytes it states.
     """
     info = outcome.info
-    shown = _shown(final, cut, info.classes)
+    shown = _shown(items, cut, info.classes)
     rows = _rows(outcome)
     main = find(outcome, "distilled")
+    dark_drawn = curves.draw_each(outcome, curves.DARK)
     published = [row for row in published_rows(outcome) if row["recipe"] == outcome.spec.recipe]
     context: dict[str, Any] = {
         "title": _title(outcome),
@@ -157,7 +162,7 @@ def render(outcome: Outcome, final: NDArray[np.uint8], initial: NDArray[np.uint8
             (row.name, _uri(png_bytes(to_pillow(initial[positions[0]]))), row.images[0])
             for row, positions in zip(shown[:_MAX_PAIRS], cut.rows, strict=False) if positions
         ],
-        "curves": list(zip(_panels(outcome, curves.LIGHT), _panels(outcome, curves.DARK), strict=True)),
+        "curves": [(_uri(light), _uri(dark)) for light, dark in zip(drawn, dark_drawn, strict=True)],
         "mean": list(info.mean),
         "std": list(info.std),
         "facts": _facts(outcome),

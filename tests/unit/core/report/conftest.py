@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,11 @@ def outcome_of(spec: DistillationSpec, info: DatasetInfo, initial: NDArray[np.ui
             Score("distilled_8bit", NETWORK, (0.868, 0.880, 0.889)),
             Score("random", NETWORK, (0.652, 0.701, 0.633), num_sets=3),
         ),
-        "series": {"loss": decay, "held_out_accuracy": [(s, 0.9 - 0.5 * math.exp(-s / 80)) for s in range(0, 301, 50)]},
+        "series": {
+            "distillation/loss": decay, "held_out/accuracy": [(s, 0.9 - 0.5 * math.exp(-s / 80)) for s in range(0, 301, 50)],
+            "evaluation/train_loss": [(s, 2.3 * math.exp(-s / 40)) for s in range(0, 301, 10)],
+            "evaluation/train_accuracy": [(s, 1 - 0.9 * math.exp(-s / 40)) for s in range(0, 301, 10)],
+        },
         "seconds": {"distilling": 9.4, "evaluating": 21.7}, "seconds_per_iteration": 0.0312, "peak_memory_bytes": 412_000_000,
         "device": "cpu (2 threads)", "dataset_digest": info.digest, "code_revision": "0123abc",
         "versions": {"python": "3.11", "torch": "2.13.0"}, "warnings": ("the real batch was clipped to 131 images per class",),
@@ -99,15 +103,23 @@ def hundred() -> Outcome:
     return outcome_of(spec_for("cifar10", 12), info, colour_images(100, 12, 16))
 
 
-Replace = Callable[..., Outcome]
-
-
-@pytest.fixture
-def replace() -> Replace:
-    return dataclasses.replace
-
-
 @pytest.fixture
 def paper() -> Outcome:
     """A job at paper scale, whose accuracy the literature also gives."""
     return outcome_of(spec_for("cifar10", 10, scale="paper"), dataset_info("cifar10"), colour_images(10, 10, 32), warnings=())
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Hugging Face's `datasets`, offline and with its cache in a temporary folder."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    cache = tmp_path / "hub"
+    monkeypatch.setenv("HF_HOME", str(cache))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the reader's own imports are not under test
+        import datasets
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    return cache

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import re
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.report.build import write_artifacts
+from core.report.export import to_8bit
+from core.report.loading import snippets
+from core.report.outcome import Outcome
+from tests.unit.core.report.conftest import normalised, spec_for
+
+pytestmark = pytest.mark.unit
+
+ATTACK = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
+VOID = {"meta", "img", "link", "source", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser would build: every element, checked for balance, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def images(self) -> list[str]:
+        return [str(attributes["src"]) for tag, attributes in self.elements if tag == "img"]
+
+
+def page_of(outcome: Outcome, folder: Path) -> tuple[str, Page]:
+    write_artifacts(outcome, folder / "out")
+    text = (folder / "out" / "report.html").read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+@pytest.fixture
+def hostile(digits: Outcome) -> Outcome:
+    classes = (ATTACK, "{{ 7 * 7 }}", "&amp;", *digits.info.classes[3:])
+    info = digits.info.model_copy(update={"classes": classes, "title": ATTACK})
+    spec = spec_for("digits", 3, tags={"team": ATTACK})
+    return dataclasses.replace(
+        digits, info=info, spec=spec, warnings=(ATTACK,), device=ATTACK, versions={ATTACK: ATTACK}, job_id=ATTACK,
+        code_revision=ATTACK,
+    )
+
+
+class TestSafety:
+    def test_every_text_is_escaped(self, hostile: Outcome, tmp_path: Path) -> None:
+        text, page = page_of(hostile, tmp_path)
+        assert "script" not in {tag for tag, _ in page.elements}
+        assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+        assert "<script" not in text
+        assert page.text.count(ATTACK) >= 5
+        assert "{{ 7 * 7 }}" in page.text
+
+    @pytest.mark.parametrize("name", ["digits", "hostile", "colour"])
+    def test_nothing_is_requested(self, name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+        text, page = page_of(request.getfixturevalue(name), tmp_path)
+        assert "://" not in text
+        assert "url(" not in text
+        assert "@import" not in text
+        for tag, attributes in page.elements:
+            assert tag not in {"script", "iframe", "object", "embed", "base", "form"}
+            for key in ("src", "href", "srcset"):
+                assert str(attributes.get(key, "data:")).startswith("data:")
+        policy = [a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+        assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+class TestContent:
+    def test_pictures_are_the_8bit_images(self, digits: Outcome, tmp_path: Path) -> None:
+        _, page = page_of(digits, tmp_path)
+        decoded = []
+        for uri in page.images():
+            with Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))) as image:
+                decoded.append(np.asarray(image))
+        final = to_8bit(digits.images, digits.info.mean, digits.info.std)[:, 0]
+        initial = to_8bit(digits.initial_images, digits.info.mean, digits.info.std)[:, 0]
+        assert np.array_equal(np.stack(decoded[:30]), final)
+        assert np.array_equal(np.stack(decoded[30:50:2]), initial[::3])
+        assert np.array_equal(np.stack(decoded[31:50:2]), final[::3])
+
+    def test_numbers_of_the_table(self, digits: Outcome, tmp_path: Path) -> None:
+        _, page = page_of(digits, tmp_path)
+        words = " ".join(page.text.split())
+        assert "This set, float32convnet-1 width 32 88.3 \u00b1 1.1 3 +22.1" in words
+        assert "66.2 \u00b1 3.5" in words
+        assert "method.num_iterations: 20000 -> 300" in words
+        assert "the real batch was clipped" in words
+        assert digits.dataset_digest in words
+
+    def test_published_rows_are_marked(self, paper: Outcome, tmp_path: Path) -> None:
+        text, page = page_of(paper, tmp_path)
+        assert text.count('<tr class="published">') == 2
+        assert "not measured here" in page.text
+        assert "Before you compare" not in page.text
+
+    def test_a_coreset_is_not_called_distilled(self, digits: Outcome, tmp_path: Path) -> None:
+        spec = spec_for("digits", 3, recipe="random", scale="paper")
+        _, page = page_of(dataclasses.replace(digits, spec=spec, scores=digits.scores[:1]), tmp_path)
+        assert "selected images stand in" in " ".join(page.text.split())
+        assert "Before and after" not in page.text
+
+    def test_a_job_without_evaluation_or_curves_has_a_page(self, single: Outcome, tmp_path: Path) -> None:
+        _, page = page_of(dataclasses.replace(single, scores=(), series={}, versions={}, warnings=()), tmp_path)
+        assert "Test accuracy" not in page.text
+
+    def test_a_cut_is_said(self, hundred: Outcome, tmp_path: Path) -> None:
+        _, page = page_of(hundred, tmp_path)
+        assert "Showing the first 10 of 12 images of each class." in page.text
+
+
+class TestSnippets:
+    """The programs of the page run as they stand, and give the right numbers."""
+
+    @pytest.fixture(params=["digits", "colour"])
+    def outcome(self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+        found: Outcome = request.getfixturevalue(request.param)
+        text, page = page_of(found, tmp_path)
+        shown = re.findall(r'<pre class="load"', text)
+        assert len(shown) == 3
+        assert all(program in page.text for program in snippets(found.info).values())
+        monkeypatch.chdir(tmp_path / "out")
+        return found
+
+    def run(self, outcome: Outcome, form: str) -> dict[str, Any]:
+        names: dict[str, Any] = {}
+        exec(snippets(outcome.info)[form], names)
+        return names
+
+    def expected(self, outcome: Outcome) -> np.ndarray[Any, Any]:
+        return normalised(to_8bit(outcome.images, outcome.info.mean, outcome.info.std), outcome.info)
+
+    def test_parquet(self, outcome: Outcome, hub: Path) -> None:
+        names = self.run(outcome, "parquet")
+        assert names["images"].dtype == np.float32
+        np.testing.assert_allclose(names["images"], self.expected(outcome), rtol=0, atol=1e-5)
+        assert names["labels"].tolist() == outcome.labels.tolist()
+        assert names["names"] == list(outcome.info.classes)
+
+    def test_safetensors(self, outcome: Outcome) -> None:
+        names = self.run(outcome, "safetensors")
+        assert np.array_equal(names["images"], outcome.images)
+        assert np.array_equal(names["labels"], outcome.labels)
+
+    def test_folder(self, outcome: Outcome) -> None:
+        import core.data.vision  # noqa: F401 - makes torchvision load beside a CPU build of torch
+
+        with zipfile.ZipFile("images.zip") as archive:
+            archive.extractall("images")
+        data = self.run(outcome, "folder")["data"]
+        images = np.stack([image.numpy() for image, _ in data])
+        np.testing.assert_allclose(images, self.expected(outcome), rtol=0, atol=1e-5)
+        assert [label for _, label in data] == outcome.labels.tolist()

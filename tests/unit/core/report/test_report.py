@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+
+from core.catalogue import dataset_info
+from core.report.build import write_artifacts
+from core.report.comparison import departures_from_recipe, difference
+from core.report.numbers import bytes_text, finite, seconds_text, small_percent
+from core.report.outcome import Outcome, Score
+from tests.unit.core.report.conftest import NETWORK, colour_images, outcome_of, spec_for
+
+pytestmark = pytest.mark.unit
+
+
+def refuse(constant: str) -> NoReturn:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def report_of(outcome: Outcome, folder: Path) -> dict[str, Any]:
+    write_artifacts(outcome, folder / "out")
+    document: dict[str, Any] = json.loads((folder / "out" / "report.json").read_text(), parse_constant=refuse)
+    return document
+
+
+class TestScores:
+    def test_accuracies_are_fractions_with_mean_deviation_and_count(self, digits: Outcome, tmp_path: Path) -> None:
+        report = report_of(digits, tmp_path)
+        distilled, _, random = report["scores"]
+        values = np.array([0.871, 0.884, 0.893])
+        assert distilled["accuracies"] == values.tolist()
+        assert distilled["mean"] == pytest.approx(values.mean())
+        assert distilled["std"] == pytest.approx(values.std(ddof=1))
+        assert (distilled["n"], distilled["num_sets"], random["num_sets"]) == (3, 1, 3)
+        assert report["chance"] == pytest.approx(0.1)
+
+    def test_the_difference_to_random_selection(self, digits: Outcome, tmp_path: Path) -> None:
+        entries = report_of(digits, tmp_path)["against_random"]
+        assert [entry["name"] for entry in entries] == ["distilled", "distilled_8bit"]
+        assert entries[0]["difference"] == pytest.approx(0.8826667 - 0.662, abs=1e-6)
+
+    def test_the_standard_error_of_a_difference_by_hand(self) -> None:
+        result = difference(Score("distilled", "a", (0.5, 0.7)), Score("random", "a", (0.1, 0.3, 0.5)))
+        assert result["difference"] == pytest.approx(0.3)
+        assert result["standard_error"] == pytest.approx(math.sqrt(0.02 / 2 + 0.04 / 3))
+
+    def test_one_network_has_no_deviation(self, digits: Outcome, tmp_path: Path) -> None:
+        lone = (Score("distilled", NETWORK, (0.9,)), Score("random", NETWORK, (0.6,)))
+        report = report_of(dataclasses.replace(digits, scores=lone), tmp_path)
+        assert report["scores"][0]["std"] is None
+        assert report["against_random"][0]["standard_error"] is None
+
+    def test_networks_are_compared_with_themselves(self, digits: Outcome, tmp_path: Path) -> None:
+        scores = (*digits.scores, Score("distilled", "resnet18", (0.8, 0.7)))
+        report = report_of(dataclasses.replace(digits, scores=scores), tmp_path)
+        assert [entry["network"] for entry in report["against_random"]] == [NETWORK, NETWORK]
+
+    def test_a_job_without_evaluation_has_no_scores(self, digits: Outcome, tmp_path: Path) -> None:
+        report = report_of(dataclasses.replace(digits, scores=(), series={}), tmp_path)
+        assert report["scores"] == report["against_random"] == []
+
+
+class TestPublished:
+    def test_rows_of_the_recipe_and_of_random_selection(self, paper: Outcome, tmp_path: Path) -> None:
+        rows = {row["recipe"]: row for row in report_of(paper, tmp_path)["published"]}
+        assert set(rows) == {"dm", "random"}
+        assert rows["dm"]["mean"] == 0.489
+        assert rows["dm"]["n"] is None
+        assert rows["dm"]["protocol"] == "dm"
+        assert rows["dm"]["measured_here"] is False
+        assert rows["dm"]["setting_differs"] == []
+
+    def test_a_capped_job_says_how_its_setting_differs(self) -> None:
+        info = dataset_info("cifar10")
+        small = outcome_of(spec_for("cifar10", 10), info, colour_images(10, 10, 32))
+        found = departures_from_recipe(small)
+        assert "method.num_iterations: 20000 -> 300" in found
+        assert "evaluation.network.width: 128 -> 32" in found
+        assert not any("num_eval" in line for line in found)
+
+    def test_another_kind_is_one_departure(self) -> None:
+        info = dataset_info("cifar10")
+        spec = spec_for("cifar10", 10, scale="paper", method={"init": {"kind": "noise"}})
+        assert departures_from_recipe(outcome_of(spec, info, colour_images(10, 10, 32))) == ["method.init: random -> noise"]
+
+    def test_a_set_that_no_paper_used_has_none(self, digits: Outcome, tmp_path: Path) -> None:
+        assert report_of(digits, tmp_path)["published"] == []
+
+
+class TestBudget:
+    def test_it_counts_stored_scalars(self, colour: Outcome, tmp_path: Path) -> None:
+        budget = report_of(colour, tmp_path)["budget"]
+        assert budget["scalars"] == budget["stored"] == 10 * 2 * 3 * 32 * 32
+        assert budget["over_budget"] is False
+
+    def test_one_scalar_too_many_is_over(self, colour: Outcome, tmp_path: Path) -> None:
+        storage = {"pixels": 10 * 2 * 3 * 32 * 32, "labels": 1}
+        budget = report_of(dataclasses.replace(colour, storage=storage), tmp_path)["budget"]
+        assert budget["stored_by_kind"] == storage
+        assert budget["over_budget"] is True
+        assert "more than the" in (tmp_path / "out" / "report.html").read_text()
+
+    def test_ratios_to_the_real_training_set(self, digits: Outcome, tmp_path: Path) -> None:
+        size = report_of(digits, tmp_path)["size"]
+        assert size["real_training_images"] == 1352
+        assert size["decoded_images"] == 30
+        assert size["image_ratio"] == pytest.approx(30 / 1352)
+        assert size["stored_float32_byte_ratio"] == pytest.approx(4 * 30 / 1352)
+
+    def test_bytes_of_each_file(self, digits: Outcome, tmp_path: Path) -> None:
+        files = report_of(digits, tmp_path)["files"]
+        assert {"data.safetensors", "data.parquet", "images.zip"} <= set(files)
+        assert all((tmp_path / "out" / name).stat().st_size == count for name, count in files.items())
+
+
+class TestNonFinite:
+    def test_points_become_null_and_everything_is_still_drawn(self, digits: Outcome, tmp_path: Path) -> None:
+        loss = [(0, 3.0), (5, math.nan), (10, math.inf), (15, 0.01)]
+        series = {"distillation/loss": loss, "held_out/accuracy": [(0, math.nan)]}
+        odd = dataclasses.replace(digits, series=series, seconds_per_iteration=math.nan, seconds={"distilling": math.inf})
+        report = report_of(odd, tmp_path)
+        assert report["curves"]["distillation/loss"] == [[0, 3.0], [5, None], [10, None], [15, 0.01]]
+        assert report["curves"]["held_out/accuracy"] == [[0, None]]
+        assert report["seconds_per_iteration"] is None
+        assert report["seconds"] == {"distilling": None, "total": None}
+
+    def test_a_tree_is_cleaned_everywhere(self) -> None:
+        tree = {"a": [1.0, -math.inf, {"b": (math.nan, "x", None, True, 3)}]}
+        assert finite(tree) == {"a": [1.0, None, {"b": [None, "x", None, True, 3]}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (bytes_text(512), "512 B"), (bytes_text(1536), "1.5 KiB"), (bytes_text(3 * 2**30), "3.00 GiB"),
+        (seconds_text(0.0312), "31.2 ms"), (seconds_text(75.0), "75 s"), (seconds_text(600), "10 min"),
+        (seconds_text(2 * 3600 + 300), "2 h 05 min"), (seconds_text(math.nan), "unknown"),
+        (small_percent(0.0004), "0.04"), (small_percent(0.5), "50.0"),
+    ],
+)
+def test_numbers_as_a_person_reads_them(text: str, expected: str) -> None:
+    assert text == expected
