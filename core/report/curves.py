@@ -28,6 +28,13 @@ _LOG_FROM = 20.0
 STEPS = {"distillation": "iteration", "held_out": "iteration", "evaluation": "epoch"}
 """What the steps of a series count, by the first part of its name."""
 
+TITLES = {
+    "evaluation/train_loss": "training loss of the first network",
+    "evaluation/train_accuracy": "training accuracy of the first network",
+    "held_out/accuracy": "held-out accuracy",
+}
+"""Titles of series whose name alone may mislead."""
+
 SCORE_TITLES = {"distilled": "distilled", "distilled_8bit": "8-bit files", "random": "random real"}
 
 
@@ -67,7 +74,7 @@ def panels(series: Mapping[str, Series]) -> list[Panel]:
     """Group series by what they measure: names that differ in a number share a panel."""
     groups: dict[tuple[int, str], dict[str, Series]] = {}
     for name in sorted(series):
-        title = " ".join(part for part in name.split("/") if not part.isdigit()).replace("_", " ")
+        title = TITLES.get(name) or " ".join(part for part in name.split("/") if not part.isdigit()).replace("_", " ")
         rank = 0 if "loss" in name else 1 if "accuracy" in name else 2
         groups.setdefault((rank, title), {})[name] = series[name]
     found = []
@@ -136,6 +143,7 @@ def _draw_panel(axis: Axes, panel: Panel, theme: Theme) -> None:
         return
     if min(values) > 0 and max(values) / min(values) >= _LOG_FROM:
         axis.set_yscale("log")
+        axis.tick_params(which="minor", length=0)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     left_out = f"; {panel.hidden} more lines not drawn" if panel.hidden else ""
     axis.set_xlabel(panel.steps + left_out, fontsize=9, color=theme.faint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from core.catalogue import DatasetInfo, dataset_info
+from core.report.build import write_artifacts
 from core.report.outcome import Outcome, Score
 from core.specs.job import DistillationSpec, JobRequest
 from core.specs.resolve import resolve
@@ -72,25 +74,25 @@ def outcome_of(spec: DistillationSpec, info: DatasetInfo, initial: NDArray[np.ui
     return Outcome(**(values | fields))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def digits() -> Outcome:
     """Ten classes of 3 grey 8x8 digits."""
     return outcome_of(spec_for("digits", 3), dataset_info("digits"), digit_images(3))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def single() -> Outcome:
     """One grey digit of each class."""
     return outcome_of(spec_for("digits", 1), dataset_info("digits"), digit_images(1))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def colour() -> Outcome:
     """Ten classes of 2 colour images with the class names of CIFAR-10."""
     return outcome_of(spec_for("cifar10", 2), dataset_info("cifar10"), colour_images(10, 2, 32))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hundred() -> Outcome:
     """A hundred classes of 12 small colour images."""
     info = dataset_info("cifar10").model_copy(
@@ -103,10 +105,28 @@ def hundred() -> Outcome:
     return outcome_of(spec_for("cifar10", 12), info, colour_images(100, 12, 16))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def paper() -> Outcome:
     """A job at paper scale, whose accuracy the literature also gives."""
     return outcome_of(spec_for("cifar10", 10, scale="paper"), dataset_info("cifar10"), colour_images(10, 10, 32), warnings=())
+
+
+Write = Callable[[Outcome], Path]
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Write:
+    """Write an outcome once in a session; the folder of its files is for reading only."""
+    done: dict[int, tuple[Outcome, Path]] = {}
+
+    def write(outcome: Outcome) -> Path:
+        if id(outcome) not in done:
+            out = tmp_path_factory.mktemp("job") / "out"
+            write_artifacts(outcome, out)
+            done[id(outcome)] = outcome, out  # the outcome is kept, so that its id stays its own
+        return done[id(outcome)][1]
+
+    return write
 
 
 @pytest.fixture

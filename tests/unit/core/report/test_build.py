@@ -13,6 +13,7 @@ from core.report.build import TABLE, write_artifacts
 from core.report.outcome import Outcome
 from core.specs.job import DistillationSpec
 from core.specs.report import parse_line
+from tests.unit.core.report.conftest import Write
 
 pytestmark = pytest.mark.unit
 
@@ -32,17 +33,19 @@ class TestWriteArtifacts:
             assert parse_line(line.model_dump_json()) == line
 
     @pytest.mark.parametrize("name", ["digits", "single", "colour"])
-    def test_equal_outcomes_give_equal_bytes(self, name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    def test_equal_outcomes_give_equal_bytes(
+        self, name: str, request: pytest.FixtureRequest, written: Write, tmp_path: Path
+    ) -> None:
         outcome: Outcome = request.getfixturevalue(name)
-        write_artifacts(outcome, tmp_path / "a" / "out")
-        write_artifacts(outcome, tmp_path / "b" / "out")
-        assert contents(tmp_path / "a" / "out") == contents(tmp_path / "b" / "out")
+        write_artifacts(outcome, tmp_path / "out")
+        assert contents(tmp_path / "out") == contents(written(outcome))
 
-    def test_writing_again_replaces_what_a_lost_attempt_left(self, digits: Outcome, single: Outcome, tmp_path: Path) -> None:
+    def test_writing_again_replaces_what_was_there(
+        self, digits: Outcome, single: Outcome, written: Write, tmp_path: Path
+    ) -> None:
         write_artifacts(digits, tmp_path / "out")
         write_artifacts(single, tmp_path / "out")
-        write_artifacts(single, tmp_path / "fresh" / "out")
-        assert contents(tmp_path / "out") == contents(tmp_path / "fresh" / "out")
+        assert contents(tmp_path / "out") == contents(written(single))
 
     def test_arrays_are_left_as_they_were(self, digits: Outcome, tmp_path: Path) -> None:
         before = digits.images.copy()
@@ -55,9 +58,9 @@ class TestWriteArtifacts:
 
 
 class TestManifest:
-    def test_it_checks_every_other_file(self, colour: Outcome, tmp_path: Path) -> None:
-        write_artifacts(colour, tmp_path / "out")
-        files = contents(tmp_path / "out")
+    def test_it_checks_every_other_file(self, colour: Outcome, written: Write) -> None:
+        out = written(colour)
+        files = contents(out)
         manifest = json.loads(files.pop("manifest.json"))
         assert set(manifest["files"]) == set(files)
         for name, content in files.items():
@@ -66,15 +69,15 @@ class TestManifest:
             assert entry["bytes"] == len(content)
             assert entry["media_type"] == TABLE[name][1]
 
-    def test_the_specification_can_be_submitted_again(self, digits: Outcome, tmp_path: Path) -> None:
-        write_artifacts(digits, tmp_path / "out")
-        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    def test_the_specification_can_be_submitted_again(self, digits: Outcome, written: Write) -> None:
+        out = written(digits)
+        manifest = json.loads((out / "manifest.json").read_text())
         assert DistillationSpec.model_validate_json(json.dumps(manifest["spec"])) == digits.spec
         assert manifest["science_digest"] == digits.spec.science_digest()
 
-    def test_provenance_and_normalisation(self, colour: Outcome, tmp_path: Path) -> None:
-        write_artifacts(colour, tmp_path / "out")
-        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    def test_provenance_and_normalisation(self, colour: Outcome, written: Write) -> None:
+        out = written(colour)
+        manifest = json.loads((out / "manifest.json").read_text())
         assert manifest["format"] == 1
         assert manifest["seed"] == 0
         assert manifest["versions"] == {"python": "3.11", "torch": "2.13.0"}

@@ -17,7 +17,7 @@ from core.catalogue import CATALOGUE
 from core.report.build import write_artifacts
 from core.report.export import class_folder, to_8bit
 from core.report.outcome import Outcome
-from tests.unit.core.report.conftest import digit_images, normalised
+from tests.unit.core.report.conftest import Write, digit_images, normalised
 
 pytestmark = pytest.mark.unit
 
@@ -60,9 +60,9 @@ class TestClassFolder:
 
 
 class TestSafetensors:
-    def test_the_library_reads_images_labels_and_metadata(self, digits: Outcome, tmp_path: Path) -> None:
-        write_artifacts(digits, tmp_path / "out")
-        path = tmp_path / "out" / "data.safetensors"
+    def test_the_library_reads_images_labels_and_metadata(self, digits: Outcome, written: Write) -> None:
+        out = written(digits)
+        path = out / "data.safetensors"
         data = load_file(path)
         assert set(data) == {"images", "labels"}
         assert (data["images"].dtype, data["labels"].dtype) == (np.float32, np.int64)
@@ -95,10 +95,10 @@ class TestZip:
             about = json.loads(archive.comment)
         assert about == {"mean": [0.3054], "std": [0.376], "dataset": "digits", "ipc": 3}
 
-    def test_colour_images_keep_their_channels_in_order(self, colour: Outcome, tmp_path: Path) -> None:
-        write_artifacts(colour, tmp_path / "out")
+    def test_colour_images_keep_their_channels_in_order(self, colour: Outcome, written: Write) -> None:
+        out = written(colour)
         expected = to_8bit(colour.images, colour.info.mean, colour.info.std)
-        with zipfile.ZipFile(tmp_path / "out" / "images.zip") as archive:
+        with zipfile.ZipFile(out / "images.zip") as archive:
             assert archive.namelist()[:3] == ["0_airplane/0.png", "0_airplane/1.png", "1_automobile/0.png"]
             with archive.open("1_automobile/0.png") as file, Image.open(file) as image:
                 assert image.mode == "RGB"
@@ -111,22 +111,20 @@ class TestZip:
         assert {p.name for p in tmp_path.iterdir()} == {"out", "images"}
         assert len(list((tmp_path / "images").glob("*/*.png"))) == 30
 
-    def test_folders_of_a_hundred_classes_sort_by_class(self, hundred: Outcome, tmp_path: Path) -> None:
-        write_artifacts(hundred, tmp_path / "out")
-        with zipfile.ZipFile(tmp_path / "out" / "images.zip") as archive:
+    def test_folders_of_a_hundred_classes_sort_by_class(self, hundred: Outcome, written: Write) -> None:
+        out = written(hundred)
+        with zipfile.ZipFile(out / "images.zip") as archive:
             names = archive.namelist()
         assert names == sorted(names)
         assert names[12 * 10] == "10_class_number_10/00.png"
 
 
 class TestParquet:
-    def test_datasets_gives_pictures_and_class_names(self, colour: Outcome, tmp_path: Path, hub: Path) -> None:
+    def test_datasets_gives_pictures_and_class_names(self, colour: Outcome, written: Write, hub: Path) -> None:
         from datasets import ClassLabel, load_dataset
         from datasets import Image as ImageFeature
 
-        lines = write_artifacts(colour, tmp_path / "out")
-        path = tmp_path / next(line.file for line in lines if line.name == "data.parquet")
-        data = load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(hub))
+        data = load_dataset("parquet", data_files=str(written(colour) / "data.parquet"), split="train", cache_dir=str(hub))
         assert isinstance(data.features["image"], ImageFeature)
         assert isinstance(data.features["label"], ClassLabel)
         assert data.features["label"].names == list(colour.info.classes)
@@ -136,12 +134,12 @@ class TestParquet:
             assert item["image"].mode == "RGB"
             assert np.array_equal(np.asarray(item["image"]).transpose(2, 0, 1), pixels)
 
-    def test_it_holds_the_pictures_of_the_zip_file(self, digits: Outcome, tmp_path: Path) -> None:
+    def test_it_holds_the_pictures_of_the_zip_file(self, digits: Outcome, written: Write) -> None:
         import pyarrow.parquet as pq
 
-        write_artifacts(digits, tmp_path / "out")
-        table = pq.read_table(tmp_path / "out" / "data.parquet")
-        with zipfile.ZipFile(tmp_path / "out" / "images.zip") as archive:
+        out = written(digits)
+        table = pq.read_table(out / "data.parquet")
+        with zipfile.ZipFile(out / "images.zip") as archive:
             for cell in table.column("image").to_pylist():
                 assert archive.read(cell["path"]) == cell["bytes"]
         assert json.loads(table.schema.metadata[b"distill"])["std"] == [0.376]

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import re
+import shutil
 import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,11 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.report.build import write_artifacts
 from core.report.export import to_8bit
 from core.report.loading import snippets
 from core.report.outcome import Outcome
-from tests.unit.core.report.conftest import normalised, spec_for
+from tests.unit.core.report.conftest import Write, normalised, spec_for
 
 pytestmark = pytest.mark.unit
 
@@ -51,13 +51,12 @@ class Page(HTMLParser):
         return [str(attributes["src"]) for tag, attributes in self.elements if tag == "img"]
 
 
-def page_of(outcome: Outcome, folder: Path) -> tuple[str, Page]:
-    write_artifacts(outcome, folder / "out")
-    text = (folder / "out" / "report.html").read_text(encoding="utf-8")
+def page_of(outcome: Outcome, written: Write) -> tuple[str, Page]:
+    text = (written(outcome) / "report.html").read_text(encoding="utf-8")
     return text, Page(text)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hostile(digits: Outcome) -> Outcome:
     classes = (ATTACK, "{{ 7 * 7 }}", "&amp;", *digits.info.classes[3:])
     info = digits.info.model_copy(update={"classes": classes, "title": ATTACK})
@@ -69,8 +68,8 @@ def hostile(digits: Outcome) -> Outcome:
 
 
 class TestSafety:
-    def test_every_text_is_escaped(self, hostile: Outcome, tmp_path: Path) -> None:
-        text, page = page_of(hostile, tmp_path)
+    def test_every_text_is_escaped(self, hostile: Outcome, written: Write) -> None:
+        text, page = page_of(hostile, written)
         assert "script" not in {tag for tag, _ in page.elements}
         assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
         assert "<script" not in text
@@ -78,8 +77,8 @@ class TestSafety:
         assert "{{ 7 * 7 }}" in page.text
 
     @pytest.mark.parametrize("name", ["digits", "hostile", "colour"])
-    def test_nothing_is_requested(self, name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-        text, page = page_of(request.getfixturevalue(name), tmp_path)
+    def test_nothing_is_requested(self, name: str, request: pytest.FixtureRequest, written: Write) -> None:
+        text, page = page_of(request.getfixturevalue(name), written)
         assert "://" not in text
         assert "url(" not in text
         assert "@import" not in text
@@ -92,8 +91,8 @@ class TestSafety:
 
 
 class TestContent:
-    def test_pictures_are_the_8bit_images(self, digits: Outcome, tmp_path: Path) -> None:
-        _, page = page_of(digits, tmp_path)
+    def test_pictures_are_the_8bit_images(self, digits: Outcome, written: Write) -> None:
+        _, page = page_of(digits, written)
         decoded = []
         for uri in page.images():
             with Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))) as image:
@@ -104,8 +103,8 @@ class TestContent:
         assert np.array_equal(np.stack(decoded[30:50:2]), initial[::3])
         assert np.array_equal(np.stack(decoded[31:50:2]), final[::3])
 
-    def test_numbers_of_the_table(self, digits: Outcome, tmp_path: Path) -> None:
-        _, page = page_of(digits, tmp_path)
+    def test_numbers_of_the_table(self, digits: Outcome, written: Write) -> None:
+        _, page = page_of(digits, written)
         words = " ".join(page.text.split())
         assert "This set, float32convnet-1 width 32 88.3 \u00b1 1.1 3 +22.1" in words
         assert "66.2 \u00b1 3.5" in words
@@ -113,24 +112,28 @@ class TestContent:
         assert "the real batch was clipped" in words
         assert digits.dataset_digest in words
 
-    def test_published_rows_are_marked(self, paper: Outcome, tmp_path: Path) -> None:
-        text, page = page_of(paper, tmp_path)
+    def test_published_rows_are_marked(self, paper: Outcome, written: Write) -> None:
+        text, page = page_of(paper, written)
         assert text.count('<tr class="published">') == 2
         assert "not measured here" in page.text
         assert "Before you compare" not in page.text
 
-    def test_a_coreset_is_not_called_distilled(self, digits: Outcome, tmp_path: Path) -> None:
+    def test_a_coreset_is_not_called_distilled(self, digits: Outcome, written: Write) -> None:
         spec = spec_for("digits", 3, recipe="random", scale="paper")
-        _, page = page_of(dataclasses.replace(digits, spec=spec, scores=digits.scores[:1]), tmp_path)
+        _, page = page_of(dataclasses.replace(digits, spec=spec, scores=digits.scores[:1]), written)
         assert "selected images stand in" in " ".join(page.text.split())
         assert "Before and after" not in page.text
 
-    def test_a_job_without_evaluation_or_curves_has_a_page(self, single: Outcome, tmp_path: Path) -> None:
-        _, page = page_of(dataclasses.replace(single, scores=(), series={}, versions={}, warnings=()), tmp_path)
+    def test_a_set_over_its_budget_is_said(self, single: Outcome, written: Write) -> None:
+        _, page = page_of(dataclasses.replace(single, storage={"pixels": 640, "labels": 1}), written)
+        assert "641 scalars, more than the 640" in " ".join(page.text.split())
+
+    def test_a_job_without_evaluation_or_curves_has_a_page(self, single: Outcome, written: Write) -> None:
+        _, page = page_of(dataclasses.replace(single, scores=(), series={}, versions={}, warnings=()), written)
         assert "Test accuracy" not in page.text
 
-    def test_a_cut_is_said(self, hundred: Outcome, tmp_path: Path) -> None:
-        _, page = page_of(hundred, tmp_path)
+    def test_a_cut_is_said(self, hundred: Outcome, written: Write) -> None:
+        _, page = page_of(hundred, written)
         assert "Showing the first 10 of 12 images of each class." in page.text
 
 
@@ -138,12 +141,15 @@ class TestSnippets:
     """The programs of the page run as they stand, and give the right numbers."""
 
     @pytest.fixture(params=["digits", "colour"])
-    def outcome(self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+    def outcome(
+        self, request: pytest.FixtureRequest, written: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Outcome:
         found: Outcome = request.getfixturevalue(request.param)
-        text, page = page_of(found, tmp_path)
+        text, page = page_of(found, written)
         shown = re.findall(r'<pre class="load"', text)
         assert len(shown) == 3
         assert all(program in page.text for program in snippets(found.info).values())
+        shutil.copytree(written(found), tmp_path / "out")
         monkeypatch.chdir(tmp_path / "out")
         return found
 

@@ -2,18 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from core.report import curves
-from core.report.build import write_artifacts
 from core.report.export import to_8bit
 from core.report.layout import MAX_PIXELS, cut
 from core.report.outcome import Outcome
 from core.report.pictures import preview, short
+from tests.unit.core.report.conftest import Write
 
 pytestmark = pytest.mark.unit
 
@@ -40,10 +39,10 @@ class TestCut:
 
 class TestPreview:
     @pytest.mark.parametrize("name", ["digits", "single", "colour", "hundred"])
-    def test_it_has_a_pleasant_shape(self, name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-        write_artifacts(request.getfixturevalue(name), tmp_path / "out")
+    def test_it_has_a_pleasant_shape(self, name: str, request: pytest.FixtureRequest, written: Write) -> None:
+        out = written(request.getfixturevalue(name))
         for file in ("preview.png", "preview_initial.png"):
-            with Image.open(tmp_path / "out" / file) as image:
+            with Image.open(out / file) as image:
                 width, height = image.size
                 assert image.format == "PNG"
             assert 0.6 < width / height < 4
@@ -65,7 +64,7 @@ class TestCurves:
     def test_series_that_differ_in_a_number_share_a_panel(self) -> None:
         found = curves.panels({"distilled/0/loss": [(0, 1.0)], "distilled/1/loss": [(0, 2.0)], "held_out/accuracy": [(0, 0.5)]})
         assert [(panel.title, len(panel.lines), panel.is_fraction) for panel in found] == [
-            ("distilled loss", 2, False), ("held out accuracy", 1, True),
+            ("distilled loss", 2, False), ("held-out accuracy", 1, True),
         ]
         assert found[1].steps == "iteration"
 
