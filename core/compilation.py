@@ -1,8 +1,9 @@
 """When to compile, decided from the specification alone, so that a resumed job decides as the first attempt did.
 
 Compilation gains a fixed share of the work and costs a warm-up. Both were measured on two CPU cores (ConvNet-3, width 32
-and 128): a compiled pass saves about 4 ns for each activation that the network computes, with little difference between
-widths; the first call takes 17 to 27 s with an empty cache and 3 to 5 s with a filled one.
+and 128): compiled code saves 1 to 4 ns for each activation that the network computes, in matching and in training, and
+next to nothing where everything fits the cache; the first call takes 15 to 27 s with an empty cache and 3 to 5 s with a
+filled one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 
 import torch
 
-SAVED_SECONDS_PER_ACTIVATION = 4e-9
+SAVED_SECONDS_PER_ACTIVATION = 2.5e-9
 WARM_UP_SECONDS = 20.0
 CHUNK_IMAGES = 64
 """Images per call on a CPU: the largest feature maps then stay in the cache."""

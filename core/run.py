@@ -80,7 +80,7 @@ class Job:
             data = RealSet.load(
                 Path(self.file.dataset_dir), self.info, device=device, seed=spec.seed,
                 held_out_fraction=spec.dataset.held_out_fraction,
-            )  # fmt: skip
+            )
         checkpoint = self._checkpoint_to_resume()
         if checkpoint is not None:
             self.record, self.resumed_from = checkpoint.record, checkpoint.step
@@ -90,14 +90,14 @@ class Job:
             spec, data, hooks=hooks, resume=checkpoint, record=self.record, save=self._save,
             save_seconds=self.file.checkpoint_seconds,
             watch=lambda engine, completed: watch(completed, engine.decoded, self.record, hooks),
-        )  # fmt: skip
+        )
         save = partial(self._save, distilled.engine)
         try:
             save()
             scores = evaluate(
                 spec.evaluation, data, distilled.images, distilled.labels, ipc=spec.ipc, seed=spec.seed,
                 record=self.record, hooks=hooks, save=save, save_seconds=self.file.checkpoint_seconds,
-            )  # fmt: skip
+            )
         except Stopped:
             save()
             raise
@@ -111,7 +111,7 @@ class Job:
             found.record.warn(
                 self.hooks, "code_changed",
                 f"continued at iteration {found.step} by revision {self.file.code_revision}, begun by {found.code_revision}",
-            )  # fmt: skip
+            )
         return found
 
     def _save(self, engine: Engine) -> None:

@@ -25,9 +25,6 @@ from core.distillation.randomness import rng
 from core.networks.network import Forward, Network, Tensors
 from core.progress import Hooks, Stopped
 
-TRAINING_FACTOR = 1.4
-"""What compiling a training step saves against a plain forward pass of as many images (measured)."""
-
 
 class Schedule(NamedTuple):
     """Hyper-parameters of one training run."""
@@ -98,8 +95,8 @@ class Trainer:
     ) -> Trainer:
         """A trainer that compiles if so many runs pay for it."""
         images = num_runs * (schedule.num_epochs + 1) * num_images
-        work = TRAINING_FACTOR * net.activations_per_image * images
-        return cls(net, schedule, augmentation, compiled=compilation.pays(work, device), device=device)
+        compiled = compilation.pays(net.activations_per_image * images, device)
+        return cls(net, schedule, augmentation, compiled=compiled, device=device)
 
     def train(
         self,
@@ -187,7 +184,13 @@ class Trainer:
             logits = self.net(weights, {}, images, ("logits",))["logits"]
             return F.cross_entropy(logits, labels), logits
 
-        gradient, (loss, logits) = torch.func.grad_and_value(loss_of, has_aux=True)(params)
+        if self.compiled:
+            gradient, (loss, logits) = torch.func.grad_and_value(loss_of, has_aux=True)(params)
+        else:  # the same gradient; torch.func costs 1.5 to 2 times as much in eager code
+            weights = params.detach().requires_grad_()
+            loss, logits = loss_of(weights)
+            (gradient,) = torch.autograd.grad(loss, weights)
+            loss, logits = loss.detach(), logits.detach()
         velocity = velocity * self.schedule.momentum + gradient + params * self.schedule.weight_decay
         right = (logits.argmax(1) == labels).sum()
         return params - rate * velocity, velocity, torch.stack([loss * len(labels), right.to(loss.dtype)])

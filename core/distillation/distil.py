@@ -71,7 +71,7 @@ def distil(
     num_iterations = spec.method.num_iterations
     engine = Engine(
         composition, data, seed=spec.seed, num_iterations=num_iterations, record=record, compiled=compiled
-    )  # fmt: skip
+    )
     clipped = composition.selection.warning()
     if clipped and num_iterations:
         record.warn(hooks, "real_batch_clipped", clipped)

@@ -167,7 +167,7 @@ class Engine:
             forward=self._forward,
             transform=parts.augmentation.draw(num_classes, rng(self.seed, "augmentation", number)),
             start=0, stop=num_classes,
-        )  # fmt: skip
+        )
         return step, (images, labels)
 
     @staticmethod

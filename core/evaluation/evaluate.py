@@ -113,7 +113,7 @@ def _trainer(spec: EvaluationSpec, data: RealSet, num_images: int, num_runs: int
     augmentation = build_augmentation(spec.augmentation)
     return Trainer.for_runs(
         net, schedule_of(spec), augmentation, device=data.device, num_images=num_images, num_runs=num_runs
-    )  # fmt: skip
+    )
 
 
 def _run(
@@ -143,7 +143,7 @@ def _run(
     trained = trainer.train(
         images, labels, seed=seed, name="evaluation", index=unit.index, hooks=hooks, on_epoch=on_epoch,
         curve_points=CURVE_POINTS if first else 0,
-    )  # fmt: skip
+    )
     for series, points in ((LOSS_SERIES, trained.loss), (ACCURACY_SERIES, trained.accuracy)):
         for at, value in points:
             record.add(hooks, series, at, value)

@@ -1,0 +1,220 @@
+"""The child as the supervisor sees it: a process, a job directory, lines, signals, exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import BaseModel
+
+from core.errors import DistillError, InvalidInputError
+from core.run import failure_of
+from core.specs.job import DistillationSpec
+from core.specs.report import (
+    ArtifactLine,
+    CheckpointLine,
+    ErrorLine,
+    ExitCode,
+    JobFile,
+    PhaseLine,
+    ProgressLine,
+    ResultLine,
+    parse_line,
+)
+
+pytestmark = pytest.mark.unit
+ROOT = Path(__file__).parents[3]
+
+
+class Child:
+    """`python -m core.run` in its own session, with a pipe as its life line."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "core.run", str(folder)], cwd=ROOT, env=environment, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+
+    def lines(self) -> Iterator[BaseModel]:
+        assert self.process.stdout is not None
+        return map(parse_line, self.process.stdout)
+
+    def finish(self) -> tuple[int, list[BaseModel], str]:
+        assert self.process.stdin is not None
+        lines = list(self.lines())
+        assert self.process.stderr is not None
+        log = self.process.stderr.read().decode()
+        code = self.process.wait(timeout=60)
+        self.close()
+        return code, lines, log
+
+    def close(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+def write_job(folder: Path, spec: DistillationSpec, dataset_dir: Path, **fields: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    job = {"job_id": "job_1", "attempt": 1, "spec": spec.model_dump(mode="json"), "dataset_dir": str(dataset_dir)}
+    (folder / "job.json").write_text(JobFile.model_validate(job | fields).model_dump_json())
+    return folder
+
+
+def of(kind: type[Any], lines: list[BaseModel]) -> list[Any]:
+    return [line for line in lines if isinstance(line, kind)]
+
+
+def only_error(lines: list[BaseModel]) -> ErrorLine:
+    (error,) = of(ErrorLine, lines)
+    assert isinstance(error, ErrorLine)
+    return error
+
+
+class TestRefusals:
+    def test_bad_specification(self, tmp_path: Path) -> None:
+        (tmp_path / "job.json").write_text('{"job_id": "j", "attempt": 1, "spec": {}, "dataset_dir": "x"}')
+        code, lines, _ = Child(tmp_path).finish()
+        assert code == ExitCode.BAD_SPEC
+        assert only_error(lines).code == "validation_failed"
+
+    def test_missing_data(self, tmp_path: Path, small_spec: Any) -> None:
+        code, lines, _ = Child(write_job(tmp_path, small_spec(), tmp_path / "nothing")).finish()
+        assert code == ExitCode.BAD_DATA
+        assert only_error(lines).code == "dataset_unreadable"
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+    def test_gpu_that_is_not_there(self, tmp_path: Path, small_spec: Any, digits_dir: Path) -> None:
+        spec = small_spec(resources={"gpus": 1})
+        code, lines, _ = Child(write_job(tmp_path, spec, digits_dir)).finish()
+        assert code == ExitCode.INTERNAL
+        assert only_error(lines).code == "device_unavailable"
+
+    def test_checkpoint_of_another_job(self, tmp_path: Path, small_spec: Any, digits_dir: Path) -> None:
+        code, _, _ = Child(write_job(tmp_path, small_spec(), digits_dir)).finish()
+        assert code == ExitCode.OK
+        (newest,) = (tmp_path / "checkpoints").iterdir()
+        write_job(tmp_path, small_spec(seed=1), digits_dir, checkpoint=f"checkpoints/{newest.name}")
+        code, lines, _ = Child(tmp_path).finish()
+        assert code == ExitCode.BAD_DATA
+        assert only_error(lines).code == "invalid_input"
+
+    def test_learning_rate_that_diverges(self, tmp_path: Path, small_spec: Any, digits_dir: Path) -> None:
+        spec = small_spec(method={"optimizer": {"lr_img": 1e6}, "num_iterations": 200, "network": {"norm": "none"}})
+        code, lines, _ = Child(write_job(tmp_path, spec, digits_dir)).finish()
+        assert code == ExitCode.DIVERGED
+        error = only_error(lines)
+        assert error.code == "diverged"
+        assert "iteration" in error.message
+        assert not of(ResultLine, lines)
+
+
+class TestWholeJob:
+    def test_says_what_it_does_and_leaves_artifacts(self, tmp_path: Path, small_spec: Any, digits_dir: Path) -> None:
+        code, lines, log = Child(write_job(tmp_path, small_spec(), digits_dir)).finish()
+        assert code == ExitCode.OK, log
+        assert [line.phase for line in of(PhaseLine, lines)] == ["preparing", "distilling", "evaluating", "reporting"]
+        artifacts = of(ArtifactLine, lines)
+        assert artifacts
+        assert all((tmp_path / line.file).is_file() for line in artifacts)
+        result = lines[-1]
+        assert isinstance(result, ResultLine)
+        assert {name: score["n"] for name, score in result.summary["scores"].items()} == {
+            "distilled": 2, "distilled_8bit": 2, "random": 1,
+        }
+        assert result.summary["peak_memory_bytes"] > 1e6
+        assert result.summary["seconds"]["distilling"] > 0
+        last = {line.phase: (line.step, line.total_steps) for line in of(ProgressLine, lines)}
+        assert last["distilling"] == (4, 4)
+        assert last["evaluating"] == (15, 15)
+
+    def test_stray_output_of_libraries_becomes_log(self) -> None:
+        script = (
+            "import os, subprocess; from core.child import Lines; from core.specs.report import WarningLine\n"
+            "lines = Lines(); print('stray', flush=True); os.write(1, b'stray'); subprocess.run(['echo', 'stray'])\n"
+            "lines.write(WarningLine(code='a', message='b'))"
+        )
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=True, timeout=60)
+        assert [parse_line(line).type for line in done.stdout.splitlines()] == ["warning"]
+        assert done.stderr.count(b"stray") == 3
+
+
+class TestStop:
+    def test_sigterm_checkpoints_and_a_resumed_job_has_the_same_bytes(
+        self, tmp_path: Path, small_spec: Any, digits_dir: Path
+    ) -> None:
+        spec = small_spec(method={"num_iterations": 400})
+        code, _, log = Child(write_job(tmp_path / "whole", spec, digits_dir)).finish()
+        assert code == ExitCode.OK, log
+
+        folder = write_job(tmp_path / "stopped", spec, digits_dir)
+        child = Child(folder)
+        for line in child.lines():
+            if isinstance(line, ProgressLine) and line.phase == "distilling" and line.step > 10:
+                child.process.send_signal(signal.SIGTERM)
+                break
+        code, lines, log = child.finish()
+        assert code == ExitCode.STOPPED, log
+        checkpoint = of(CheckpointLine, lines)[-1]
+        assert 10 < checkpoint.step < 400
+
+        write_job(folder, spec, digits_dir, checkpoint=checkpoint.file, attempt=2)
+        code, lines, log = Child(folder).finish()
+        assert code == ExitCode.OK, log
+        assert of(ResultLine, lines)[0].summary["resumed_from_step"] == checkpoint.step
+        whole, resumed = ((tmp_path / n / "out" / "data.safetensors").read_bytes() for n in ("whole", "stopped"))
+        assert resumed == whole
+
+    def test_sigterm_during_evaluation_keeps_finished_units(
+        self, tmp_path: Path, small_spec: Any, digits_dir: Path
+    ) -> None:
+        spec = small_spec(method={"num_iterations": 1}, evaluation={"num_epochs": 400})
+        folder = write_job(tmp_path, spec, digits_dir)
+        child = Child(folder)
+        for line in child.lines():
+            if isinstance(line, ProgressLine) and line.phase == "evaluating" and line.step > 450:
+                child.process.send_signal(signal.SIGTERM)
+                break
+        code, lines, log = child.finish()
+        assert code == ExitCode.STOPPED, log
+        write_job(folder, spec, digits_dir, checkpoint=of(CheckpointLine, lines)[-1].file)
+        code, lines, log = Child(folder).finish()
+        assert code == ExitCode.OK, log
+        evaluating = [line for line in of(ProgressLine, lines) if line.phase == "evaluating"]
+        assert evaluating[0].step > 400
+
+    def test_end_of_the_life_line_kills_the_group(self, tmp_path: Path, small_spec: Any, digits_dir: Path) -> None:
+        spec = small_spec(method={"num_iterations": 1_000_000})
+        child = Child(write_job(tmp_path, spec, digits_dir))
+        next(line for line in child.lines() if isinstance(line, ProgressLine))
+        assert child.process.stdin is not None
+        child.process.stdin.close()
+        started = time.monotonic()
+        assert child.process.wait(timeout=30) == -signal.SIGKILL
+        assert time.monotonic() - started < 10
+        child.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "exit_code"),
+    [
+        (InvalidInputError("x"), "invalid_input", ExitCode.BAD_DATA),
+        (torch.OutOfMemoryError("CUDA out of memory"), "gpu_out_of_memory", ExitCode.DEVICE_MEMORY),
+        (MemoryError(), "host_out_of_memory", ExitCode.INTERNAL),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes"), "host_out_of_memory", ExitCode.INTERNAL),
+        (DistillError("x"), "internal", ExitCode.INTERNAL),
+        (ZeroDivisionError("x"), "internal", ExitCode.INTERNAL),
+    ],
+)
+def test_failures_have_codes(error: Exception, code: str, exit_code: ExitCode) -> None:
+    found, _, found_exit = failure_of(error)
+    assert (found, found_exit) == (code, exit_code)
