@@ -68,6 +68,8 @@ def scores(job: Json) -> list[Json]:
     """The accuracies in a job's result, or an empty list."""
     summary = (job.get("result") or {}).get("summary") or {}
     found = summary.get("scores") or []
+    if isinstance(found, dict):
+        found = [{"name": name, **score} for name, score in found.items()]
     return [score for score in found if isinstance(score, dict)]
 
 
@@ -117,7 +119,8 @@ class JobView:
         self._out = out
         self._bars: dict[str, TaskID] = {}
         self._state = ""
-        self._seen: tuple[str, int] = ("", -1)
+        self._order: list[str] = []
+        self._seen = (0, -1, -1)
         self._next_line = 0.0
         self.progress = Progress(
             TextColumn("{task.description:<12}"),
@@ -131,21 +134,22 @@ class JobView:
 
     def job(self, job: Json) -> None:
         """Show the state and the progress of a job object."""
-        self.state(str(job.get("state", "")), attempt=int(job.get("attempt") or 0))
+        attempt = int(job.get("attempt") or 0)
+        self.state(str(job.get("state", "")), attempt=attempt)
         if isinstance(job.get("progress"), dict) and job.get("state") == "running":
-            self.step(job["progress"])
+            self.step(job["progress"], attempt=attempt)
 
     def event(self, event: Json) -> None:
         """Show one event."""
         raw = event.get("data")
         data: Json = raw if isinstance(raw, dict) else {}
-        message = str(event.get("message") or "")
+        message, attempt = str(event.get("message") or ""), int(event.get("attempt") or 0)
         match event.get("type"):
             case "job.state":
-                self.state(str(data.get("state", "")), attempt=int(event.get("attempt") or 0))
+                self.state(str(data.get("state", "")), attempt=attempt)
             case "job.progress":
                 inner = data.get("progress")
-                self.step(inner if isinstance(inner, dict) else data)
+                self.step(inner if isinstance(inner, dict) else data, attempt=attempt)
             case "attempt.ended" if event.get("level") in {"warning", "error"}:
                 self.say(f"attempt {event.get('attempt')} ended: {message}")
             case "warning":
@@ -163,20 +167,25 @@ class JobView:
             running = "running" if attempt <= 1 else f"running, attempt {attempt}"
             self.say(running if state == "running" else texts.get(state, state))
 
-    def step(self, progress: Json) -> None:
-        """Show how far a phase is."""
+    def step(self, progress: Json, *, attempt: int) -> None:
+        """Show how far a phase is, unless something later was shown: events and the job itself come by separate ways."""
         phase = str(progress.get("phase") or "")
         step, total = int(progress.get("step") or 0), int(progress.get("total_steps") or 0)
         if not phase or total <= 0:
             return
+        if phase not in self._order:
+            self._order.append(phase)
+        shown, now = self._seen, (attempt, self._order.index(phase), step)
+        if now <= shown:
+            return
+        self._seen = now
         pace = progress.get("seconds_per_step")
         left = progress.get("eta_seconds")
         if left is None and pace:
             left = pace * (total - step)
         speed = rate(pace)
-        note = "" if step >= total else str(progress.get("message") or "")
-        if not note and step < total and left is not None:
-            note = f"{duration(left)} left"
+        time_left = "" if left is None else f"{duration(left)} left"
+        note = "" if step >= total else "  ".join(part for part in (time_left, str(progress.get("message") or "")) if part)
         if self._out.is_terminal:
             if phase not in self._bars:
                 for bar in self._bars.values():  # a phase that another one follows is complete
@@ -184,9 +193,8 @@ class JobView:
                 self._bars[phase] = self.progress.add_task(phase, total=total, speed="", note="")
             self.progress.update(self._bars[phase], completed=min(step, total), total=total, speed=speed, note=note)
             return
-        new_phase, done = phase != self._seen[0], step >= total
-        if (new_phase or done or time.monotonic() >= self._next_line) and (phase, step) != self._seen:
-            self._seen, self._next_line = (phase, step), time.monotonic() + _LINE_SECONDS
+        if now[:2] != shown[:2] or step >= total or time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_SECONDS
             self.say(" ".join(part for part in (f"{phase} {step}/{total}", speed, note) if part))
 
     def say(self, text: str) -> None:
