@@ -56,4 +56,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     openapi.install(app)
     app.add_middleware(BodyLimit, max_body_bytes=given.max_body_bytes)
     app.add_middleware(RequestContext)  # added last, so it is the outermost
+    for route in app.routes:  # FastAPI builds the routes of each part when a first path is matched: now, not under load
+        route.matches({"type": "http", "method": "GET", "path": "/", "root_path": "", "headers": []})
     return app

@@ -106,6 +106,8 @@ def _pointer(prefix: str, location: tuple[int | str, ...], tree: Any) -> str:
     for part in location:
         if isinstance(tree, dict) and part not in tree and tree.get("kind") == part:
             continue
+        if part == "[key]" and not (isinstance(tree, dict) and part in tree):
+            continue  # pydantic's mark for "the key itself"
         parts.append("/" + str(part).replace("~", "~0").replace("/", "~1"))
         try:
             tree = tree[part]

@@ -1,0 +1,95 @@
+"""Directions of imports, by reading the source, and the weight of the API process, by starting one."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCH_HALF = ("core/data", "core/networks", "core/distillation", "core/evaluation", "core/report", "core/training.py", "core/run.py")
+HEAVY = ("torch", "torchvision", "numpy", "PIL", "matplotlib", "pyarrow", "safetensors", "sklearn", "jinja2")
+SERVICE = ("sqlalchemy", "celery", "kombu", "redis", "fastapi", "starlette", "obstore", "core.jobs", "core.store")
+
+
+def modules(*places: str) -> list[Path]:
+    found = [path for place in places for path in ([ROOT / place] if place.endswith(".py") else (ROOT / place).rglob("*.py"))]
+    return sorted(path for path in found if path.exists())
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module a file imports, wherever in the file, as absolute names; `from a import b` gives `a` and `a.b`."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])]) if node.level else node.module
+            assert base is not None
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def offences(places: tuple[str, ...], forbidden: tuple[str, ...], allowed: tuple[str, ...] = ()) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules(*places) for name in imports(path)
+        if within(name, *forbidden) and not within(name, *allowed)
+    ]
+
+
+def test_the_reader_of_imports_sees_them() -> None:
+    assert "core.jobs.repository" in set(imports(ROOT / "api/jobs/endpoints.py"))
+    assert offences(("api/jobs",), ("core.jobs",))
+
+
+def test_api_and_worker_never_import_each_other() -> None:
+    assert offences(("api",), ("worker",)) == []
+    assert offences(("worker",), ("api",)) == []
+
+
+def test_core_imports_neither() -> None:
+    assert offences(("core",), ("api", "worker", "migrations", "tests")) == []
+
+
+def test_the_torch_half_knows_nothing_of_the_service() -> None:
+    assert offences(TORCH_HALF, SERVICE) == []
+
+
+def test_specifications_know_only_errors_and_the_catalogue() -> None:
+    assert offences(("core/specs",), ("core",), ("core.specs", "core.errors", "core.catalogue")) == []
+    assert offences(("core/errors.py",), ("core",)) == []
+
+
+def test_the_torch_free_half_names_no_heavy_package() -> None:
+    free = ("api", "core/specs", "core/jobs", "core/store", "core/errors.py", "core/settings.py", "core/catalogue.py", "core/logging.py")
+    assert offences(free, HEAVY) == []
+
+
+def test_specifications_need_no_server_library() -> None:
+    assert offences(("core/specs", "core/errors.py", "core/catalogue.py"), SERVICE) == []
+
+
+def test_nothing_imports_the_tests() -> None:
+    assert offences(("api", "core", "worker", "migrations"), ("tests",)) == []
+
+
+@pytest.mark.parametrize("module", ["api.main", "api.openapi", "api.client.http"])
+def test_a_fresh_interpreter_loads_no_heavy_package(module: str) -> None:
+    program = (
+        f"import sys, {module}\n"
+        f"heavy = sorted({{name.partition('.')[0] for name in sys.modules}} & set({HEAVY!r}))\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
