@@ -43,6 +43,13 @@ def against_random(outcome: Outcome) -> list[dict[str, Any]]:
     return entries
 
 
+def cost_of_8bit(outcome: Outcome) -> dict[str, float | None] | None:
+    """The 8-bit files minus the float32 set; None when one of them was not evaluated."""
+    full = find(outcome, "distilled")
+    files = find(outcome, "distilled_8bit", full.network) if full else None
+    return difference(files, full) if full and files else None
+
+
 def published_rows(outcome: Outcome) -> list[dict[str, Any]]:
     """Published accuracies of this recipe, data set and ipc; and of random selection, for a recipe that is another.
 

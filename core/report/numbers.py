@@ -21,8 +21,22 @@ def finite(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write an indented JSON file that every parser accepts."""
-    path.write_text(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    """Write a JSON file that every parser accepts and a person can read: indented, with lists of scalars on one line."""
+    path.write_text(_text(finite(value), "\n") + "\n", encoding="utf-8")
+
+
+def _text(value: Any, newline: str) -> str:
+    deeper = newline + "  "
+    if isinstance(value, dict) and value:
+        lines = (f"{_scalar(key)}: {_text(inner, deeper)}" for key, inner in value.items())
+        return "{" + deeper + ("," + deeper).join(lines) + newline + "}"
+    if isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
+        return "[" + deeper + ("," + deeper).join(_text(inner, deeper) for inner in value) + newline + "]"
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def ratio(part: float, whole: float) -> float | None:

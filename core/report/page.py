@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from core.report import curves, numbers
-from core.report.comparison import difference, find, published_rows
+from core.report.comparison import cost_of_8bit, difference, find, published_rows
 from core.report.export import Picture, png_bytes, to_pillow
 from core.report.layout import Cut
 from core.report.loading import snippets
@@ -153,6 +153,7 @@ def render(
         "main_gain": next((row.gain for row in rows if row.gain is not None), None),
         "random": find(outcome, "random", main.network) if main else None,
         "departures": published[0]["setting_differs"] if published else [],
+        "cost_of_8bit": cost_of_8bit(outcome),
         "budget": budget(outcome),
         "size": size(outcome),
         "shown": shown,

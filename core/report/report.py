@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.report.comparison import against_random, published_rows, score_entry
+from core.report.comparison import against_random, cost_of_8bit, published_rows, score_entry
 from core.report.numbers import ratio
 from core.report.outcome import Outcome
 
@@ -64,6 +64,7 @@ def build_report(outcome: Outcome, files: Sequence[Path]) -> dict[str, Any]:
         "chance": 1.0 / info.num_classes,
         "scores": [score_entry(score) for score in outcome.scores],
         "against_random": against_random(outcome),
+        "cost_of_8bit": cost_of_8bit(outcome),
         "published": published_rows(outcome),
         "budget": budget(outcome),
         "size": size(outcome),
@@ -76,5 +77,8 @@ def build_report(outcome: Outcome, files: Sequence[Path]) -> dict[str, Any]:
         "code_revision": outcome.code_revision,
         "versions": dict(outcome.versions),
         "warnings": list(outcome.warnings),
-        "curves": {name: [list(point) for point in points] for name, points in outcome.series.items()},
+        "curves": {
+            name: {"steps": [step for step, _ in points], "values": [value for _, value in points]}
+            for name, points in outcome.series.items()
+        },
     }

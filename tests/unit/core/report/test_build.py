@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +47,16 @@ class TestWriteArtifacts:
     ) -> None:
         write_artifacts(digits, tmp_path / "out")
         write_artifacts(single, tmp_path / "out")
+        assert contents(tmp_path / "out") == contents(written(single))
+
+    def test_another_process_writes_the_same_bytes(self, single: Outcome, written: Write, tmp_path: Path) -> None:
+        (tmp_path / "outcome").write_bytes(pickle.dumps(single))
+        program = (
+            "import pathlib, pickle, sys; from core.report.build import write_artifacts; "
+            "folder = pathlib.Path(sys.argv[1]); write_artifacts(pickle.loads((folder / 'outcome').read_bytes()), folder / 'out')"
+        )
+        environment = os.environ | {"PYTHONHASHSEED": "7"}
+        subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, env=environment)
         assert contents(tmp_path / "out") == contents(written(single))
 
     def test_arrays_are_left_as_they_were(self, digits: Outcome, tmp_path: Path) -> None:

@@ -3,11 +3,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.catalogue import dataset_info
 from core.report.build import write_artifacts
@@ -55,6 +58,11 @@ class TestScores:
         result = difference(Score("distilled", "a", (0.5, 0.7)), Score("random", "a", (0.1, 0.3, 0.5)))
         assert result["difference"] == pytest.approx(0.3)
         assert result["standard_error"] == pytest.approx(math.sqrt(0.02 / 2 + 0.04 / 3))
+
+    def test_what_8_bits_cost(self, digits: Outcome, tmp_path: Path) -> None:
+        assert report_of(digits, tmp_path)["cost_of_8bit"]["difference"] == pytest.approx(0.879 - 0.8826667, abs=1e-6)
+        alone = dataclasses.replace(digits, scores=digits.scores[:1])
+        assert report_of(alone, tmp_path)["cost_of_8bit"] is None
 
     def test_one_network_has_no_deviation(self, digits: Outcome, tmp_path: Path) -> None:
         lone = (Score("distilled", NETWORK, (0.9,)), Score("random", NETWORK, (0.6,)))
@@ -132,14 +140,23 @@ class TestNonFinite:
         odd = dataclasses.replace(digits, series=series, seconds_per_iteration=math.nan, seconds={"distilling": math.inf})
         write_artifacts(odd, tmp_path / "out")
         report = read(tmp_path / "out" / "report.json")
-        assert report["curves"]["distillation/loss"] == [[0, 3.0], [5, None], [10, None], [15, 0.01]]
-        assert report["curves"]["held_out/accuracy"] == [[0, None]]
+        assert report["curves"]["distillation/loss"] == {"steps": [0, 5, 10, 15], "values": [3.0, None, None, 0.01]}
+        assert report["curves"]["held_out/accuracy"] == {"steps": [0], "values": [None]}
         assert report["seconds_per_iteration"] is None
         assert report["seconds"] == {"distilling": None, "total": None}
 
     def test_a_tree_is_cleaned_everywhere(self) -> None:
         tree = {"a": [1.0, -math.inf, {"b": (math.nan, "x", None, True, 3)}]}
         assert finite(tree) == {"a": [1.0, None, {"b": [None, "x", None, True, 3]}]}
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)))
+def test_what_is_written_is_what_is_read(value: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "value.json"
+        write_json(path, value)
+        assert read(path) == value
 
 
 @pytest.mark.parametrize(
