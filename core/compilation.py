@@ -11,8 +11,12 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 SAVED_SECONDS_PER_ACTIVATION = 2.5e-9
 WARM_UP_SECONDS = 20.0
@@ -34,6 +38,13 @@ def pays(activations: float, device: torch.device) -> bool:
         device: CUDA runs eagerly for now: what compilation gains there was not measured.
     """
     return device.type == "cpu" and compiler_exists() and activations * SAVED_SECONDS_PER_ACTIVATION > WARM_UP_SECONDS
+
+
+def compiled(function: F) -> F:
+    """Compile for fixed shapes. Where the compiler turns out to be broken, the function runs eagerly, with a log line."""
+    torch._dynamo.config.suppress_errors = True
+    torch._dynamo.config.recompile_limit = 64  # one function serves several networks, shapes and gradient modes
+    return cast(F, torch.compile(function, dynamic=False))
 
 
 def chunk_sizes(count: int, limit: int) -> tuple[int, int]:

@@ -25,6 +25,9 @@ from core.distillation.randomness import rng
 from core.networks.network import Forward, Network, Tensors
 from core.progress import Hooks, Stopped
 
+PASS_IMAGES = 2048
+"""Images that are normalised at once for a test."""
+
 
 class Schedule(NamedTuple):
     """Hyper-parameters of one training run."""
@@ -79,8 +82,8 @@ class Trainer:
         self.compiled = compiled
         self.device = device
         self._warm = not compiled
-        self._step = torch.compile(self._plain_step, dynamic=False) if compiled else self._plain_step
-        self._forward = Forward.on(device, net, compiled=compiled)
+        self._step = compilation.compiled(self._plain_step) if compiled else self._plain_step
+        self._forward = Forward.on(device, net, compile_passes=compiled)
 
     @classmethod
     def for_runs(
@@ -150,8 +153,9 @@ class Trainer:
         return Trained(params, {}, [(at, v[0]) for at, v in values], [(at, v[1]) for at, v in values])
 
     @torch.no_grad()
-    def accuracy(self, trained: Trained, data: RealSet, images: Tensor, labels: Tensor, *, pass_size: int = 2048) -> float:
+    def accuracy(self, trained: Trained, data: RealSet, images: Tensor, labels: Tensor) -> float:
         """Fraction of uint8 (N, C, H, W) images that the network labels rightly."""
+        _, pass_size = compilation.chunk_sizes(len(images), PASS_IMAGES)
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         for some, their in zip(images.split(pass_size), labels.split(pass_size), strict=True):
             logits = self._forward(trained.params, trained.buffers, data.normalise(some), ("logits",))["logits"]

@@ -67,7 +67,7 @@ class Engine:
             work = activations_per_iteration(composition, self._plan, data.num_classes) * num_iterations
             compiled = compilation.pays(work, device)
         self.compiled = compiled
-        self._forward = Forward.on(device, composition.net, compiled=compiled)
+        self._forward = Forward.on(device, composition.net, compile_passes=compiled)
         self._chunk = compilation.CHUNK_IMAGES if device.type == "cpu" else CHUNK_IMAGES_CUDA
         self._loss_spacing = max(1, num_iterations // MAX_CURVE_POINTS)
         self._loss_sum = torch.zeros((), device=device)

@@ -147,7 +147,8 @@ def _run(
     for series, points in ((LOSS_SERIES, trained.loss), (ACCURACY_SERIES, trained.accuracy)):
         for at, value in points:
             record.add(hooks, series, at, value)
-    return trainer.accuracy(trained, data, data.test_images, data.test_labels)
+    with hooks.busy(f"{unit.key} test"):
+        return trainer.accuracy(trained, data, data.test_images, data.test_labels)
 
 
 def random_selection(data: RealSet, ipc: int, seed: int, index: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from core.compilation import CHUNK_IMAGES, chunk_sizes
+from core.compilation import CHUNK_IMAGES, chunk_sizes, compiled
 
 Tensors = dict[str, Tensor]
 
@@ -103,16 +103,16 @@ class Forward:
     filled with zeros and its surplus dropped.
     """
 
-    def __init__(self, net: Network, *, compiled: bool, chunk: int | None) -> None:
+    def __init__(self, net: Network, *, compile_passes: bool, chunk: int | None) -> None:
         self.net = net
-        self.compiled = compiled
+        self.compiled = compile_passes
         self.chunk = None if net.mixes_images else chunk
         self._calls: dict[tuple[str, ...], Callable[[Tensor, Tensors, Tensor], tuple[Tensor, ...]]] = {}
 
     @classmethod
-    def on(cls, device: torch.device, net: Network, *, compiled: bool) -> Forward:
+    def on(cls, device: torch.device, net: Network, *, compile_passes: bool) -> Forward:
         """The form that is fast on this device."""
-        return cls(net, compiled=compiled, chunk=CHUNK_IMAGES if device.type == "cpu" else None)
+        return cls(net, compile_passes=compile_passes, chunk=CHUNK_IMAGES if device.type == "cpu" else None)
 
     def __call__(self, params: Tensor, buffers: Tensors, images: Tensor, taps: tuple[str, ...]) -> Tensors:
         """(N, C, H, W) -> every tap, (N, ...); the graph is kept where gradients are enabled and wanted."""
@@ -133,5 +133,5 @@ class Forward:
                 out = self.net(params, buffers, images, taps)
                 return tuple(out[tap] for tap in taps)
 
-            self._calls[taps] = torch.compile(call, dynamic=False) if self.compiled else call
+            self._calls[taps] = compiled(call) if self.compiled else call
         return self._calls[taps]

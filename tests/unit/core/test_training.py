@@ -85,7 +85,7 @@ class TestTrainer:
         assert [at for at, _ in found.loss] == [6, 12, 18, 24, 30, 36, 42, 48, 54, 60, 61]
         assert found.loss[-1][1] < 0.5 < found.loss[0][1]
         assert found.accuracy[-1][1] > 0.97
-        assert trainer.accuracy(found, digits, digits.test_images, digits.test_labels, pass_size=100) > 0.7
+        assert trainer.accuracy(found, digits, digits.test_images, digits.test_labels) > 0.7
 
     def test_stops_between_passes(self, net: Network, digits: RealSet) -> None:
         class Impatient(Hooks):

@@ -110,7 +110,7 @@ class TestForward:
     def test_chunks_equal_one_pass(self, net: Network) -> None:
         params, images = net.init(rng(0, "w")), torch.randn(23, 3, 8, 8)
         whole = net(params, {}, images, ("block1", "flat"))
-        cut = Forward(net, compiled=False, chunk=8)(params, {}, images, ("block1", "flat"))
+        cut = Forward(net, compile_passes=False, chunk=8)(params, {}, images, ("block1", "flat"))
         for tap, value in whole.items():
             torch.testing.assert_close(cut[tap], value)
 
@@ -128,7 +128,7 @@ class TestForward:
 
         monkeypatch.setattr(torch, "compile", compile_nothing)
         params, images = net.init(rng(0, "w")), torch.randn(23, 3, 8, 8, requires_grad=True)
-        out = Forward(net, compiled=True, chunk=8)(params, {}, images, ("flat",))["flat"]
+        out = Forward(net, compile_passes=True, chunk=8)(params, {}, images, ("flat",))["flat"]
         assert set(shapes) == {torch.Size((8, 3, 8, 8))}
         torch.testing.assert_close(out, net(params, {}, images, ("flat",))["flat"])
         out.square().sum().backward()
