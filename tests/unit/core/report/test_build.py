@@ -53,7 +53,8 @@ class TestWriteArtifacts:
         (tmp_path / "outcome").write_bytes(pickle.dumps(single))
         program = (
             "import pathlib, pickle, sys; from core.report.build import write_artifacts; "
-            "folder = pathlib.Path(sys.argv[1]); write_artifacts(pickle.loads((folder / 'outcome').read_bytes()), folder / 'out')"
+            "folder = pathlib.Path(sys.argv[1]); outcome = pickle.loads((folder / 'outcome').read_bytes()); "
+            "write_artifacts(outcome, folder / 'out')"
         )
         environment = os.environ | {"PYTHONHASHSEED": "7"}
         subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, env=environment)
