@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
@@ -216,6 +217,7 @@ def follow(client: DistillClient, job_id: str, out: Console, *, on_event: Callab
     view = JobView(out)
     received: queue.SimpleQueue[Json | ClientError | None] = queue.SimpleQueue()
     trouble: list[str] = []
+    left = threading.Event()
 
     def pump() -> None:
         try:
@@ -224,10 +226,14 @@ def follow(client: DistillClient, job_id: str, out: Console, *, on_event: Callab
             received.put(None)
         except ClientError as error:
             received.put(error)
+        except RuntimeError:  # the client was closed by who watches no longer
+            if not left.is_set():
+                raise
 
     # Events arrive in a thread; progress that makes no event is read from the job itself each second.
     threading.Thread(target=pump, name=f"events-{job_id}", daemon=True).start()
-    with view.progress:
+    with view.progress, contextlib.ExitStack() as stack:
+        stack.callback(left.set)
         interrupted, next_look = False, 0.0
         while True:
             try:
