@@ -99,13 +99,12 @@ class TestRefusals:
             assert problem(answer, 400, "invalid_json")["detail"], what
         assert rows(api) == (0, 0, 0)
 
-    @pytest.mark.parametrize("declared", ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", None])
-    def test_another_media_type_is_415(self, api: Api, declared: str | None) -> None:
-        headers = {} if declared is None else {"Content-Type": declared}
-        problem(api.http.post("/v1/jobs", content=json.dumps(BODY).encode(), headers=headers), 415, "unsupported_media_type")
+    def test_another_media_type_is_415(self, api: Api) -> None:
+        for declared in ("text/plain", "application/x-www-form-urlencoded", "application/jsonx", None):
+            headers = {} if declared is None else {"Content-Type": declared}
+            answer = api.http.post("/v1/jobs", content=json.dumps(BODY).encode(), headers=headers)
+            problem(answer, 415, "unsupported_media_type")
         assert rows(api) == (0, 0, 0)
-
-    def test_parameters_of_the_media_type_are_fine(self, api: Api) -> None:
         headers = {"Content-Type": "Application/JSON; charset=utf-8"}
         assert api.http.post("/v1/jobs", content=json.dumps(BODY), headers=headers).status_code == 202
 
@@ -123,11 +122,11 @@ class TestRefusals:
         assert rows(api) == (0, 0, 0)
         assert api.http.post("/v1/jobs", content=body[:limit], headers=JSON).status_code == 202
 
-    @pytest.mark.parametrize("key", ["", "x" * 256, "tab\tinside", "caf\u00e9".encode("latin-1")])
-    def test_a_malformed_key_is_400(self, api: Api, key: str | bytes) -> None:
-        answer = api.http.post("/v1/jobs", json=BODY, headers={b"Idempotency-Key": key.encode() if isinstance(key, str) else key})
-        problem(answer, 400, "invalid_header")
+    def test_a_malformed_key_is_400(self, api: Api) -> None:
+        for key in (b"", b"x" * 256, b"tab\tinside", b"caf\xe9"):
+            problem(api.http.post("/v1/jobs", json=BODY, headers={b"Idempotency-Key": key}), 400, "invalid_header")
         assert rows(api) == (0, 0, 0)
+        assert api.http.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": "x" * 255}).status_code == 202
 
 
 class TestAccepted:
