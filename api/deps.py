@@ -31,6 +31,8 @@ class Resources:
     sender: Sender
     stream_threads: anyio.CapacityLimiter
     """Threads in which event streams read the table, apart from those of ordinary requests."""
+    store_threads: anyio.CapacityLimiter
+    """Threads that wait for the object store: while it is frozen, only downloads are."""
     probes: tuple[Probe, ...]
 
 

@@ -22,6 +22,7 @@ from core.settings import Settings, get_settings
 from core.store.objects import open_store
 
 STREAM_THREADS = 8
+STORE_THREADS = 16
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -37,7 +38,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         sender = Sender(celery, database)
         app.state.resources = Resources(
             settings=given, database=database, objects=objects, sender=sender,
-            stream_threads=anyio.CapacityLimiter(STREAM_THREADS), probes=health.probes(database, celery, objects),
+            stream_threads=anyio.CapacityLimiter(STREAM_THREADS), store_threads=anyio.CapacityLimiter(STORE_THREADS),
+            probes=health.probes(database, celery, objects),
         )
         try:
             yield

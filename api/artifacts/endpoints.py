@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query
@@ -15,6 +16,7 @@ from api.errors import Responses, problems
 from api.responses import JsonResponse, cached
 from api.schemas import List
 from core.errors import NotFoundError
+from core.jobs.database import Database
 from core.jobs.models import Artifact
 from core.jobs.repository import Jobs
 
@@ -67,12 +69,11 @@ def list_artifacts(
     return JsonResponse(List[ArtifactView](data=data, first_id=first, last_id=last, has_more=False))
 
 
-@router.get(
-    "/v1/jobs/{job_id}/preview", response_class=Response, responses=_IMAGE,
-)
-def get_job_preview(resources: Res, tenant: Tenant, job_id: JobId, if_none_match: IfNoneMatch = None) -> Response:
+@router.get("/v1/jobs/{job_id}/preview", response_class=Response, responses=_IMAGE)
+async def get_job_preview(resources: Res, tenant: Tenant, job_id: JobId, if_none_match: IfNoneMatch = None) -> Response:
     """The preview of a job, once it has one."""
-    return _preview(resources, tenant, job_id, if_none_match)
+    find = partial(_preview, resources.database, tenant, job_id)
+    return await content(resources, find, Conditions(if_none_match=if_none_match), inline=True)
 
 
 @router.get(
@@ -86,39 +87,43 @@ def get_artifact(database: Data, tenant: Tenant, artifact_id: ArtifactId, if_non
 
 
 @router.get("/v1/artifacts/{artifact_id}/content", response_class=Response, responses=_CONTENT)
-def get_artifact_content(resources: Res, tenant: Tenant, artifact_id: ArtifactId, conditions: RangeHeaders) -> Response:
+async def get_artifact_content(
+    resources: Res, tenant: Tenant, artifact_id: ArtifactId, conditions: RangeHeaders
+) -> Response:
     """The bytes of a finished file. Interrupted downloads continue with `Range` and `If-Range`."""
-    row = _artifact(resources.database, tenant, artifact_id)
-    return content(resources.objects, row, conditions, head=False)
+    return await content(resources, partial(_artifact, resources.database, tenant, artifact_id), conditions)
 
 
 @router.head("/v1/artifacts/{artifact_id}/content", response_class=Response, responses={200: {"description": "Headers only"}})
-def head_artifact_content(resources: Res, tenant: Tenant, artifact_id: ArtifactId, conditions: RangeHeaders) -> Response:
+async def head_artifact_content(
+    resources: Res, tenant: Tenant, artifact_id: ArtifactId, conditions: RangeHeaders
+) -> Response:
     """The headers of GET, without the bytes."""
-    row = _artifact(resources.database, tenant, artifact_id)
-    return content(resources.objects, row, conditions, head=True)
+    return await content(resources, partial(_artifact, resources.database, tenant, artifact_id), conditions, head=True)
 
 
 @router.get("/v1/artifacts/{artifact_id}/preview", response_class=Response, responses=_IMAGE)
-def get_artifact_preview(
+async def get_artifact_preview(
     resources: Res, tenant: Tenant, artifact_id: ArtifactId, if_none_match: IfNoneMatch = None
 ) -> Response:
     """The preview of the job that made this file."""
-    row = _artifact(resources.database, tenant, artifact_id)
-    return _preview(resources, tenant, row.job_id, if_none_match)
+
+    def find() -> Artifact:
+        return _preview(resources.database, tenant, _artifact(resources.database, tenant, artifact_id).job_id)
+
+    return await content(resources, find, Conditions(if_none_match=if_none_match), inline=True)
 
 
-def _artifact(database: Data, tenant: str, artifact_id: str) -> Artifact:
+def _artifact(database: Database, tenant: str, artifact_id: str) -> Artifact:
     with database.read() as session:
         return Jobs(session, tenant).artifact(artifact_id)
 
 
-def _preview(resources: Res, tenant: str, job_id: str, if_none_match: str | None) -> Response:
-    with resources.database.read() as session:
+def _preview(database: Database, tenant: str, job_id: str) -> Artifact:
+    with database.read() as session:
         jobs = Jobs(session, tenant)
         jobs.get(job_id)
         images = [row for row in jobs.artifacts(job_id, PREVIEW) if row.media_type == PNG]
     if not images:
         raise NotFoundError("the job has no preview yet")
-    first = min(images, key=lambda row: row.name)  # `preview.png`; a database's collation may order otherwise
-    return content(resources.objects, first, Conditions(if_none_match=if_none_match), head=False, inline=True)
+    return min(images, key=lambda row: row.name)  # `preview.png`; a database's collation may order otherwise

@@ -1,22 +1,38 @@
-"""Sending the bytes of an artifact: checked against the store before the first header, in pieces of bounded size."""
+"""Sending the bytes of an artifact: checked against the store before the first header, in pieces of bounded size.
+
+Everything that waits for the store runs in threads kept for that, and is abandoned when the server ends.
+"""
 
 from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from itertools import chain
+from typing import TypeVar
 
+from anyio import to_thread
 from starlette.responses import Response, StreamingResponse
 
 from api.artifacts.conditions import Conditions, Span, plan
+from api.deps import Resources
 from core.errors import ArtifactCorruptError
 from core.jobs.models import Artifact
 from core.store.objects import Objects
 
+T = TypeVar("T")
 
-def content(objects: Objects, row: Artifact, conditions: Conditions, *, head: bool, inline: bool = False) -> Response:
-    """The answer to a GET or HEAD of an artifact's bytes.
+
+async def in_store_thread(resources: Resources, function: Callable[[], T]) -> T:
+    """Run something that waits for the store."""
+    return await to_thread.run_sync(function, limiter=resources.store_threads, abandon_on_cancel=True)
+
+
+async def content(
+    resources: Resources, find: Callable[[], Artifact], conditions: Conditions, *, head: bool = False, inline: bool = False
+) -> Response:
+    """The answer to a GET or HEAD of an artifact's bytes; `find` looks the row up.
 
     Raises:
         PreconditionFailedError: `If-Match` names other versions only.
@@ -24,6 +40,13 @@ def content(objects: Objects, row: Artifact, conditions: Conditions, *, head: bo
         ArtifactCorruptError: the store has no such object, or one of another size.
         StoreUnavailableError: the store cannot be reached.
     """
+    return await in_store_thread(resources, partial(_answer, resources, find, conditions, head=head, inline=inline))
+
+
+def _answer(
+    resources: Resources, find: Callable[[], Artifact], conditions: Conditions, *, head: bool, inline: bool
+) -> Response:
+    objects, row = resources.objects, find()
     etag = f'"sha256-{row.sha256}"'
     made = plan(conditions, etag, row.size_bytes, ranges=not head)
     headers = {
@@ -46,13 +69,19 @@ def content(objects: Objects, row: Artifact, conditions: Conditions, *, head: bo
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{row.size_bytes}"
     if head or start == stop:
         return Response(status_code=made.status, headers=headers)
-    return StreamingResponse(_begun(objects, row.key, made.span), status_code=made.status, headers=headers)
+    pieces = _begun(objects, row.key, made.span)
+    return StreamingResponse(_sent(resources, pieces), status_code=made.status, headers=headers)
 
 
 def _begun(objects: Objects, key: str, span: Span) -> Iterator[bytes]:
     """The pieces, the first of which has been read: a store that fails at once is still a proper error."""
     pieces = objects.chunks(key, span.start, span.stop)
     return chain([next(pieces)], pieces)
+
+
+async def _sent(resources: Resources, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while piece := await in_store_thread(resources, partial(next, pieces, b"")):
+        yield piece
 
 
 def _file_name(name: str) -> str:

@@ -24,13 +24,13 @@ def broker_url() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture()
+@pytest.fixture
 def settings(database_url: str, broker_url: str, tmp_path: Path) -> Settings:
     """On both databases, with a local store and quick streams."""
     return Settings(home=tmp_path / "home", database_url=database_url, broker_url=broker_url, stream_seconds=0.03)
 
 
-@pytest.fixture()
+@pytest.fixture
 def api(settings: Settings) -> Iterator[Api]:
     """A running API over an empty database."""
     with serving(settings) as made:

@@ -23,7 +23,9 @@ from tests.fixtures.api import Api, problem
 
 
 @contextmanager
-def stream(api: Api, job_id: str, last: int | None = None, query: str = "") -> Iterator[tuple[httpx.Response, Iterator[ServerSentEvent]]]:
+def stream(
+    api: Api, job_id: str, last: int | None = None, query: str = ""
+) -> Iterator[tuple[httpx.Response, Iterator[ServerSentEvent]]]:
     headers = {} if last is None else {"Last-Event-ID": str(last)}
     with api.http.stream("GET", f"/v1/jobs/{job_id}/events/stream{query}", headers=headers) as answer:
         yield answer, read_events(answer.iter_bytes())
@@ -170,7 +172,8 @@ class TestStream:
         ends: list[str] = []
 
         def follow() -> None:
-            with httpx.Client(base_url=api.url, timeout=60) as http, http.stream("GET", f"/v1/jobs/{job_id}/events/stream") as answer:
+            url = f"{api.url}/v1/jobs/{job_id}/events/stream"
+            with httpx.stream("GET", url, timeout=60) as answer:
                 ends.append(list(read_events(answer.iter_bytes()))[-1].data)
 
         threads = [threading.Thread(target=follow) for _ in range(60)]

@@ -120,7 +120,8 @@ class TestGet:
         api.fail(api.claim(job_id, "wkr_a"), retry_after_seconds=0.0)
         api.claim(job_id, "wkr_b")
         first, second = api.http.get(f"/v1/jobs/{job_id}/attempts").json()["data"]
-        assert (first["number"], first["worker"], first["outcome"], first["error"]["code"]) == (1, "wkr_a", "failed", "diverged")
+        assert (first["number"], first["worker"], first["outcome"]) == (1, "wkr_a", "failed")
+        assert first["error"]["code"] == "diverged"
         assert (second["number"], second["worker"], second["outcome"], second["finished_at"]) == (2, "wkr_b", None, None)
 
 
@@ -280,7 +281,7 @@ class TestMetrics:
         lease = api.claim(job_id)
         loss = [MetricPoint("distil/loss", i, 100.0 - i) for i in range(50)]
         api.report(lease, metrics=[*loss, MetricPoint("eval/accuracy", 3, 0.5), MetricPoint("distil/loss", 50, None)])
-        accuracy, distil = sorted(api.http.get(f"/v1/jobs/{job_id}/metrics").json()["data"], key=lambda m: m["name"], reverse=True)
+        distil, accuracy = api.http.get(f"/v1/jobs/{job_id}/metrics").json()["data"]
         assert distil == {
             "name": "distil/loss", "last": None, "step": 50, "best": {"min": 51.0, "max": 100.0}, "count": 51, "diverged": True,
         }

@@ -24,6 +24,7 @@ def rows(api: Api) -> tuple[int, int, int]:
     return counts[0] or 0, counts[1] or 0, counts[2] or 0
 
 
+HALF = {"dataset": {"name": "digits"}, "ipc": 1, "method": {"num_iterations": 1}}
 REFUSED: list[tuple[str, Any, int, str, str]] = [
     ("unknown recipe", BODY | {"recipe": "nope"}, 422, "unknown_method", "/recipe"),
     ("unknown data set", BODY | {"dataset": {"name": "imagenet-22k"}}, 404, "dataset_not_found", "/dataset/name"),
@@ -43,14 +44,14 @@ REFUSED: list[tuple[str, Any, int, str, str]] = [
     ("misspelled field", BODY | {"sead": 1}, 422, "validation_failed", "/sead"),
     ("state set by a client", BODY | {"state": "succeeded"}, 422, "validation_failed", "/state"),
     ("tenant set by a client", BODY | {"tenant_id": "other"}, 422, "validation_failed", "/tenant_id"),
-    ("misspelled field of the method", BODY | {"method": {"num_iteration": 1}}, 422, "validation_failed", "/method/num_iteration"),
+    ("misspelled in the method", BODY | {"method": {"num_iteration": 1}}, 422, "validation_failed", "/method/num_iteration"),
     ("iterations negative", BODY | {"method": {"num_iterations": -1}}, 422, "validation_failed", "/method/num_iterations"),
-    ("learning rate zero", BODY | {"method": {"optimizer": {"lr_img": 0}}}, 422, "validation_failed", "/method/optimizer/lr_img"),
+    ("rate zero", BODY | {"method": {"optimizer": {"lr_img": 0}}}, 422, "validation_failed", "/method/optimizer/lr_img"),
     ("unknown kind", BODY | {"method": {"init": {"kind": "magic"}}}, 422, "validation_failed", "/method/init"),
     ("network too deep", BODY | {"method": {"network": {"depth": 5}}}, 422, "validation_failed", "/method/network/depth"),
     ("unknown protocol", BODY | {"evaluation": {"protocol": "x"}}, 422, "validation_failed", "/evaluation/protocol"),
     ("neither recipe nor method", {"dataset": {"name": "digits"}, "ipc": 1}, 422, "validation_failed", "/recipe"),
-    ("half a method", {"dataset": {"name": "digits"}, "ipc": 1, "method": {"num_iterations": 1}}, 422, "validation_failed", "/method/network"),
+    ("half a method", HALF, 422, "validation_failed", "/method/network"),
     ("too many GPUs", BODY | {"resources": {"gpus": 2}}, 422, "validation_failed", "/resources/gpus"),
     ("tag with a bad name", BODY | {"tags": {"a b": "c"}}, 422, "validation_failed", "/tags/a b"),
     ("seventeen tags", BODY | {"tags": {f"t{i}": "" for i in range(17)}}, 422, "validation_failed", "/tags"),
@@ -67,7 +68,7 @@ UNREADABLE: list[tuple[str, bytes]] = [
     ("a trailing comma", b'{"ipc": 1,}'),
     ("two values", b"{} {}"),
     ("NaN", b'{"dataset": {"name": "digits"}, "ipc": NaN, "recipe": "dm"}'),
-    ("NaN inside the method", b'{"dataset": {"name": "digits"}, "ipc": 1, "recipe": "dm", "method": {"optimizer": {"lr_img": NaN}}}'),
+    ("NaN inside the method", b'{"dataset": {"name": "digits"}, "ipc": 1, "recipe": "dm", "method": {"x": {"lr_img": NaN}}}'),
     ("infinity", b'{"dataset": {"name": "digits"}, "ipc": 1, "recipe": "dm", "seed": -Infinity}'),
     ("a float that overflows", b'{"dataset": {"name": "digits"}, "ipc": 1, "recipe": "dm", "method": {"x": 1e999}}'),
     ("five thousand digits", b'{"ipc": ' + b"9" * 5000 + b"}"),
