@@ -10,6 +10,7 @@ from fastapi import Depends, Header, Path, Query, Request
 
 from api.bodies import json_body
 from api.probes import Probe
+from api.termination import Closing
 from core.errors import NotFoundError
 from core.jobs.database import Database
 from core.jobs.ids import is_id
@@ -34,6 +35,8 @@ class Resources:
     store_threads: anyio.CapacityLimiter
     """Threads that wait for the object store: while it is frozen, only downloads are."""
     probes: tuple[Probe, ...]
+    closing: Closing
+    """Whether the process was asked to end: streams then do."""
 
 
 async def _resources(request: Request) -> Resources:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 from fastapi import FastAPI
 
-from api import errors, health, home, openapi
+from api import errors, health, home, openapi, termination
 from api.artifacts import endpoints as artifacts
 from api.datasets import endpoints as datasets
 from api.deps import Resources
@@ -36,13 +36,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         database, objects, celery = Database(given.database), open_store(given), celery_app(given)
         sender = Sender(celery, database)
-        app.state.resources = Resources(
-            settings=given, database=database, objects=objects, sender=sender,
-            stream_threads=anyio.CapacityLimiter(STREAM_THREADS), store_threads=anyio.CapacityLimiter(STORE_THREADS),
-            probes=health.probes(database, celery, objects),
-        )
         try:
-            yield
+            with termination.noticed() as closing:
+                app.state.resources = Resources(
+                    settings=given, database=database, objects=objects, sender=sender,
+                    stream_threads=anyio.CapacityLimiter(STREAM_THREADS), store_threads=anyio.CapacityLimiter(STORE_THREADS),
+                    probes=health.probes(database, celery, objects), closing=closing,
+                )
+                yield
         finally:
             sender.close()
             celery.close()

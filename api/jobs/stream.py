@@ -84,10 +84,10 @@ async def in_stream_thread(resources: Resources, tenant: str, job_id: str, after
 
 
 async def follow(resources: Resources, tenant: str, job_id: str, after: int, news: News) -> AsyncIterator[bytes]:
-    """Bytes of the stream, beginning with `news`; ends after the event that ends the job."""
+    """Bytes of the stream, beginning with `news`; ends after the event that ends the job, or with the process."""
     yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
     spoke = time.monotonic()
-    while True:
+    while not resources.closing.begun:
         for event in news.events:
             yield encode(event)
             after, spoke = event.seq, time.monotonic()
