@@ -24,7 +24,7 @@ SCORE_NAMES = {
     "distilled_8bit": "distilled set, as 8-bit images",
     "random": "random real images, same budget",
 }
-_LINE_SECONDS = 5.0
+_LINE_SECONDS = 10.0
 """Shortest time between two progress lines where the output is no terminal."""
 
 _IDLE_SECONDS = 1.0
@@ -122,6 +122,7 @@ class JobView:
         self._state = ""
         self._order: list[str] = []
         self._seen = (0, -1, -1)
+        self._phase_began = (0.0, 0)
         self._next_line = 0.0
         self.progress = Progress(
             TextColumn("{task.description:<12}"),
@@ -180,7 +181,9 @@ class JobView:
         if now <= shown:
             return
         self._seen = now
-        pace = progress.get("seconds_per_step")
+        if now[:2] != shown[:2]:
+            self._phase_began = (time.monotonic(), step)
+        pace = progress.get("seconds_per_step") or self._own_pace(step)
         left = progress.get("eta_seconds")
         if left is None and pace:
             left = pace * (total - step)
@@ -197,6 +200,12 @@ class JobView:
         if now[:2] != shown[:2] or step >= total or time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_SECONDS
             self.say(" ".join(part for part in (f"{phase} {step}/{total}", speed, note) if part))
+
+    def _own_pace(self, step: int) -> float | None:
+        """Seconds per step as seen from here, once enough was seen: not every phase measures itself."""
+        began, first = self._phase_began
+        seconds, steps = time.monotonic() - began, step - first
+        return seconds / steps if steps > 0 and seconds > 2.0 else None
 
     def say(self, text: str) -> None:
         """A line of its own, above the bars."""
