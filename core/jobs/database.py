@@ -2,11 +2,14 @@
 
 SQLite: WAL with `synchronous=FULL`, because an acknowledged job must survive power loss, and every writing transaction
 starts with BEGIN IMMEDIATE, because a reader promoted to a writer fails at once however long the busy time-out is.
+Writers of one process take turns before they reach the file: SQLite itself lets them poll, which starves some for seconds.
 PostgreSQL: READ COMMITTED with bounded lock waits. Times are the database's own clock (`now`).
 """
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.functions import FunctionElement
@@ -22,6 +26,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from core.errors import DatabaseUnavailableError
 
 BUSY_TIMEOUT_MS = 5000
+TURN_TIMEOUT_SECONDS = 30.0
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -73,18 +78,21 @@ class Database:
         self.url = sa.make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
-            self.engine = sa.create_engine(self.url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+            self.engine = sa.create_engine(
+                self.url, json_serializer=_strict_json, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
+            )
             event.listen(self.engine, "connect", _sqlite_connect)
             event.listen(self.engine, "begin", _sqlite_begin)
         else:
             self.engine = sa.create_engine(
                 self.url.set(drivername="postgresql+psycopg"),
-                pool_pre_ping=True, pool_size=10, max_overflow=30,
+                json_serializer=_strict_json, pool_pre_ping=True, pool_size=10, max_overflow=30,
                 connect_args={
                     "connect_timeout": 5,
                     "options": "-c lock_timeout=10s -c idle_in_transaction_session_timeout=60s -c timezone=UTC",
                 },
             )
+        self._turn = threading.Lock()
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._readers = sessionmaker(self.engine.execution_options(read_only=True), expire_on_commit=False)
 
@@ -95,8 +103,20 @@ class Database:
         Raises:
             DatabaseUnavailableError: the database cannot be reached, is full, or stayed locked.
         """
-        with _translated(), self._sessions.begin() as session:
+        with self._my_turn(), _translated(), self._sessions.begin() as session:
             yield session
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._turn.acquire(timeout=TURN_TIMEOUT_SECONDS):
+            raise DatabaseUnavailableError("the database stayed locked")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -113,11 +133,16 @@ class Database:
         self.engine.dispose()
 
 
+def _strict_json(value: Any) -> str:
+    """JSON text of a column. NaN and infinity are refused here: SQLite would keep them, and no client could read them."""
+    return json.dumps(value, allow_nan=False)
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
+    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
         raise DatabaseUnavailableError("the database cannot be reached or refused the operation") from error
     except DBAPIError as error:
         if error.connection_invalidated:
