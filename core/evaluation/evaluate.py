@@ -180,8 +180,10 @@ class HeldOut:
             return
         if any(at == completed for at, _ in record.series.get(HELD_OUT_SERIES, [])):
             return
-        images, labels = decoded()
-        trained = self._trainer.train(images, labels, seed=self._seed, name="held_out_watch", index=completed, hooks=hooks)
-        data = self._data
-        value = self._trainer.accuracy(trained, data, data.held_out_images, data.held_out_labels)
+        (images, labels), data = decoded(), self._data
+        with hooks.busy("watching on held-out images"):
+            trained = self._trainer.train(
+                images, labels, seed=self._seed, name="held_out_watch", index=completed, hooks=hooks
+            )
+            value = self._trainer.accuracy(trained, data, data.held_out_images, data.held_out_labels)
         record.add(hooks, HELD_OUT_SERIES, completed, value)

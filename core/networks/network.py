@@ -60,9 +60,21 @@ class Network:
         parts = params.split(self._sizes)
         return {n: part.view(shape) for n, part, shape in zip(self._names, parts, self._shapes, strict=True)}
 
-    def __call__(self, params: Tensor, buffers: Tensors, images: Tensor, taps: tuple[str, ...]) -> Tensors:
-        """Compute the taps of (N, C, H, W) images; differentiable in `params` and `images`."""
-        out: Tensors = torch.func.functional_call(self.module, {**self.named(params), **buffers}, (images, taps))
+    def __call__(
+        self, params: Tensor, buffers: Tensors, images: Tensor, taps: tuple[str, ...], *, channels_last: bool = False
+    ) -> Tensors:
+        """Compute the taps of (N, C, H, W) images; differentiable in `params` and `images`.
+
+        `channels_last` lays the filters out that way; compiled CPU code is then about a tenth faster, with equal results.
+        """
+        named = self.named(params)
+        if channels_last:
+            layout = torch.channels_last
+            named = {
+                name: value.contiguous(memory_format=layout) if value.ndim == 4 and value.shape[1] > 1 else value
+                for name, value in named.items()
+            }
+        out: Tensors = torch.func.functional_call(self.module, {**named, **buffers}, (images, taps))
         return out
 
     def _count_activations(self) -> int:
@@ -130,7 +142,7 @@ class Forward:
         if taps not in self._calls:
 
             def call(params: Tensor, buffers: Tensors, images: Tensor) -> tuple[Tensor, ...]:
-                out = self.net(params, buffers, images, taps)
+                out = self.net(params, buffers, images, taps, channels_last=self.compiled)
                 return tuple(out[tap] for tap in taps)
 
             self._calls[taps] = compiled(call) if self.compiled else call

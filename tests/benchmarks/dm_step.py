@@ -7,8 +7,8 @@ Fashion-MNIST, ConvNet-3 width 32, ipc 10, 64 real images per class. Compared ar
     plain      one class after another, eager, with the same one-parameter-set-per-class augmentation
     published  one class after another, eager, augmenting with one parameter set per image made in Python, as in the
                published code (VICO-UoE/DatasetCondensation); its numbers are drawn alike but it is timed only
-Set OMP_NUM_THREADS to the number of free cores; compare ratios, not seconds of different runs. On a busy machine the ratio
-of CPU seconds with one thread is the one to read.
+All are timed with the allocator settings that the supervisor gives a child. Set OMP_NUM_THREADS to the number of free
+cores; compare ratios, not seconds of different runs. On a busy machine read the ratio of CPU seconds with one thread.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import statistics
 import sys
@@ -38,6 +39,7 @@ from core.progress import Record
 from core.settings import get_settings
 from core.specs.job import DistillationSpec, JobRequest
 from core.specs.resolve import resolve
+from worker.child import MALLOC
 
 REQUEST = {"dataset": {"name": "fashion-mnist"}, "ipc": 10, "recipe": "dm", "scale": "small"}
 
@@ -128,6 +130,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--iterations", type=int, default=4, help="iterations of each variant in a round")
     options = parser.parse_args()
+
+    if MALLOC.items() - os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})  # glibc reads them at start only
 
     spec = resolve(JobRequest.model_validate_json(json.dumps(REQUEST)))
     info = dataset_info(spec.dataset.name)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from core import compilation
 from core.data.real_set import RealSet
 from core.distillation import resume
 from core.distillation.build import build
@@ -124,6 +125,26 @@ class TestDivergence:
         with pytest.raises(DivergedError):
             engine.run(4, Hooks(), save=lambda: saved.append(engine.completed), save_seconds=0)
         assert saved == [1]
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler warns about parts of torch itself
+@pytest.mark.skipif(not compilation.compiler_exists(), reason="no C++ compiler")
+def test_compiled_run_agrees_with_the_eager_one_and_resumes_exactly(digits: RealSet, small_spec: Any, tmp_path: Path) -> None:
+    spec = small_spec(ipc=10, method={"num_iterations": 3, "selection": {"real_batch_per_class": 7}})
+    eager = distil(spec, digits, compiled=False)
+    graphs = torch._dynamo.utils.counters["stats"]
+    graphs.clear()
+    whole = distil(spec, digits, compiled=True)
+    assert graphs["unique_graphs"] == 2  # real images without, synthetic ones with a gradient
+    torch.testing.assert_close(whole.images, eager.images, rtol=1e-4, atol=1e-4)
+    saved: list[Path] = []
+    with pytest.raises(Stopped):
+        distil(
+            spec, digits, compiled=True, hooks=StopAfter(2),
+            save=lambda engine: saved.append(checkpoint_of(spec, engine, tmp_path)),
+        )
+    checkpoint = resume.load(saved[-1], science_digest=spec.science_digest())
+    assert torch.equal(distil(spec, digits, compiled=True, resume=checkpoint).images, whole.images)
 
 
 class TestRun:
