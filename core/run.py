@@ -159,10 +159,10 @@ class Job:
 def summary_of(outcome: Outcome) -> dict[str, Any]:
     """What a list of jobs shows of a finished one."""
     return {
-        "scores": {
-            s.name: {"mean": s.mean, "std": s.std, "n": s.n, "num_sets": s.num_sets, "network": s.network}
+        "scores": [
+            {"name": s.name, "mean": s.mean, "std": s.std, "n": s.n, "num_sets": s.num_sets, "network": s.network}
             for s in outcome.scores
-        },
+        ],
         "storage": dict(outcome.storage),
         "num_images": len(outcome.labels),
         "seconds": dict(outcome.seconds),

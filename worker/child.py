@@ -49,6 +49,7 @@ def environment(*, threads: int, cache: Path, devices: str, deterministic: bool)
     made |= MALLOC | {
         "PYTHONPATH": str(SOURCE_ROOT), "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": devices,
         "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "passive",  # a thread that spins at a barrier starves the one it waits for on a busy machine
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "TRITON_CACHE_DIR": str(cache / "triton"),
         "MPLCONFIGDIR": str(cache / "matplotlib"),
     }

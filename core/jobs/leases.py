@@ -193,7 +193,10 @@ def succeed(
     """
     at = now(session)
     job = _owned(
-        _update(session, _fence(lease, State.RUNNING), state=State.SUCCEEDED, lease_until=None, finished_at=at, error=None),
+        _update(
+            session, _fence(lease, State.RUNNING), state=State.SUCCEEDED, lease_until=None, finished_at=at, error=None,
+            progress=None,
+        ),
         lease,
     )
     rows = [

@@ -82,9 +82,9 @@ def test_submit_watch_download_and_train(service: Service, tmp_path: Path) -> No
     chosen = [accuracy_on_digits(random_digits(seed)) for seed in range(5)]
     assert distilled - sum(chosen) / len(chosen) > MARGIN
 
-    series = httpx.get(f"{service.url}/v1/jobs/{job['id']}/metrics/series", params={"name": "distillation/loss"}).json()["series"][
-        "distillation/loss"
-    ]
+    name = "distillation/loss"
+    found = httpx.get(f"{service.url}/v1/jobs/{job['id']}/metrics/series", params={"name": name})
+    series = found.json()["series"][name]
     assert series["steps"] == sorted(set(series["steps"]))
 
 

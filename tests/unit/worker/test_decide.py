@@ -70,7 +70,13 @@ OUTAGE = ErrorLine(code="device_fault", message="lost")
     ],
 )
 def test_when_the_child_is_gone(
-    exit_code: int, stop: Stop | None, state: State | None, error: ErrorLine | None, verdict: Verdict, code: str, retryable: bool
+    exit_code: int,
+    stop: Stop | None,
+    state: State | None,
+    error: ErrorLine | None,
+    verdict: Verdict,
+    code: str,
+    retryable: bool,
 ) -> None:
     conclusion = conclude(exit_code, stop, state, error)
     assert (conclusion.verdict, conclusion.code, conclusion.retryable) == (verdict, code, retryable)
