@@ -24,9 +24,9 @@ PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Distill Service</title>
 <meta name="viewport" content="width=device-width"><meta http-equiv="refresh" content="$refresh">
 <style>
-body{font:15px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;padding:0 1rem;color:#111827;background:#fff}
+body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#111827;background:#fff}
 table{border-collapse:collapse;width:100%}
-td,th{padding:.6rem .7rem;border-top:1px solid #e5e7eb;text-align:left;vertical-align:middle}
+td:last-child{white-space:nowrap}td,th{padding:.6rem .7rem;border-top:1px solid #e5e7eb;text-align:left;vertical-align:middle}
 th{border:0;color:#6b7280;font-weight:500;font-size:.85rem}a{color:#1d4ed8;text-decoration:none}a:hover{text-decoration:underline}
 code{font-size:.8rem}small{color:#6b7280}img{max-height:64px;max-width:200px;display:block;image-rendering:pixelated}
 .bar{background:#e5e7eb;border-radius:4px;height:8px;width:12rem}
@@ -34,7 +34,8 @@ code{font-size:.8rem}small{color:#6b7280}img{max-height:64px;max-width:200px;dis
 .state{color:#fff;border-radius:4px;padding:.1rem .5rem;font-size:.85rem}
 </style></head><body>
 <h1>Distill Service</h1>
-<p><a href="/docs">API</a> &middot; <a href="/v1/datasets">data sets</a> &middot; <a href="/v1/methods">methods</a>
+<p><a href="/docs">API</a> (<a href="/openapi.json">OpenAPI</a>) &middot;
+<a href="/v1/datasets">data sets</a> &middot; <a href="/v1/methods">methods</a>
 &middot; <a href="/v1/workers">workers</a> &middot; <a href="/readyz">health</a></p>
 $jobs
 </body></html>
@@ -72,11 +73,24 @@ def _row(view: JobView) -> str:
     )
 
 
+def _accuracies(view: JobView) -> list[str]:
+    """Lines such as `distilled 62.3 %`, from the summary that the job's report holds."""
+    summary = (view.result or {}).get("summary")
+    scores = summary.get("scores") if isinstance(summary, dict) else None
+    return [
+        escape(f"{score.get('name', '').replace('_', ' ')} {100 * score['mean']:.1f} %")
+        for score in (scores if isinstance(scores, list) else [])
+        if isinstance(score, dict) and isinstance(score.get("mean"), int | float) and isinstance(score.get("name"), str)
+    ]
+
+
 def _progress(view: JobView) -> str:
     if view.error is not None and view.state is State.FAILED:
         return f"<small>{escape(view.error.message)}</small>"
-    if view.progress is None or view.state not in {State.RUNNING, State.CANCELLING}:
-        return f"<small>{view.durations.total:.0f} s</small>" if view.state.terminal else ""
+    if view.state is State.SUCCEEDED:
+        return "<br>".join([*_accuracies(view), f"<small>{view.durations.total:.0f} s</small>"])
+    if view.progress is None or view.state.terminal or view.state is State.QUEUED:
+        return ""
     done = min(1.0, max(0.0, view.progress.fraction))
     left = "" if view.progress.eta_seconds is None else f", {view.progress.eta_seconds:.0f} s left"
     text = escape(f"{view.progress.phase}: {view.progress.step} of {view.progress.total_steps}{left}")

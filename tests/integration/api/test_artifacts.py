@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from core.jobs.leases import StoredFile
+from core.jobs.repository import Jobs
 from core.settings import Settings
 from core.store.objects import CHUNK_BYTES
+from tests.fixtures import jobs
 from tests.fixtures.api import Api, problem, serving
 
 BODY = bytes(range(256)) * 40
@@ -61,6 +63,17 @@ class TestList:
             for path in ("", "/content", "/preview"):
                 problem(api.http.get(f"/v1/artifacts/{artifact_id}{path}"), 404, "not_found")
             assert api.http.head(f"/v1/artifacts/{artifact_id}/content").status_code == 404
+
+
+    def test_another_tenants_artifact_does_not_exist(self, api: Api, tmp_path: Path) -> None:
+        job = jobs.create(api.database, tenant="other")
+        lease = api.claim(job.id)
+        api.succeed(lease, [api.store(lease, "preview.png", "preview", "image/png", PNG, tmp_path)])
+        with api.database.read() as session:
+            (row,) = Jobs(session, "other").artifacts(job.id)
+        for path in ("", "/content", "/preview"):
+            problem(api.http.get(f"/v1/artifacts/{row.id}{path}"), 404, "not_found")
+        assert api.http.head(f"/v1/artifacts/{row.id}/content").status_code == 404
 
 
 class TestContent:

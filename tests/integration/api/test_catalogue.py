@@ -97,6 +97,11 @@ class TestPage:
         api.fail(lease)
         assert "the loss is not finite" in api.http.get("/").text
 
+    def test_shows_accuracies_where_there_are_some(self, api: Api) -> None:
+        scores = [{"name": "distilled_8bit", "mean": 0.6234}, {"name": 1}, {"mean": 1}]
+        api.succeed(api.claim(api.submit()["id"]), scores=scores)
+        assert "distilled 8bit 62.3 %" in api.http.get("/").text
+
     def test_escapes_everything_that_comes_from_outside(self, api: Api) -> None:
         job_id = api.submit()["id"]
         attack = "<script>alert(1)</script>$rows&\"'"

@@ -17,8 +17,10 @@ import httpx
 import pytest
 
 from api.client.sse import read_events
+from core.jobs import leases
 from core.jobs.database import Database
-from core.jobs.models import IdempotencyKey, Job
+from core.jobs.models import DEFAULT_TENANT, IdempotencyKey, Job
+from core.jobs.repository import Jobs
 from tests.fixtures import jobs
 from tests.fixtures.api import BODY
 from tests.fixtures.servers import free_port
@@ -27,7 +29,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @contextlib.contextmanager
-def process(environment: dict[str, str], *arguments: str, port: int | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def process(
+    environment: dict[str, str], *arguments: str, port: int | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """One API process, ready to answer."""
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
@@ -111,13 +115,40 @@ def test_ends_with_streams_open_and_a_client_resumes(environment: dict[str, str]
     assert took < 8, took
     assert seen == [1, 2, 3]
     with database.write() as session:
-        from core.jobs import leases
-
         leases.succeed(session, claim.lease, {}, [], [])
     with process(environment, port=port) as (url, _):
         follow(url)
         assert httpx.get(f"{url}/v1/jobs/{job.id}/events/stream", headers={"Last-Event-ID": "4"}).status_code == 204
     assert seen == [1, 2, 3, 4]
+
+
+def test_a_large_download_takes_little_memory(sqlite_url: str, broker_url: str, tmp_path: Path) -> None:
+    size = 400 << 20
+    database = Database(sqlite_url)
+    job = jobs.create(database)
+    lease = jobs.claim(database, job.id).lease
+    path = tmp_path / "objects" / "jobs" / "large"
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as large:
+        large.truncate(size)  # a hole: it takes no room on the disk
+    with database.write() as session:
+        file = leases.StoredFile("dataset", "large", "application/octet-stream", size, "ab" * 32, "jobs/large")
+        leases.succeed(session, lease, {}, [file], [])
+        (artifact,) = Jobs(session, DEFAULT_TENANT).artifacts(job.id)
+    database.dispose()
+    environment = {"DISTILL_HOME": str(tmp_path), "DISTILL_DATABASE_URL": sqlite_url, "DISTILL_BROKER_URL": broker_url}
+    with process(environment) as (url, running):
+
+        def peak_bytes() -> int:
+            lines = Path(f"/proc/{running.pid}/status").read_text().splitlines()
+            return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+        before, received = peak_bytes(), 0
+        with httpx.stream("GET", f"{url}/v1/artifacts/{artifact.id}/content", timeout=60) as answer:
+            for chunk in answer.iter_raw():
+                received += len(chunk)
+        assert received == size
+        assert peak_bytes() - before < 100 << 20
 
 
 def test_a_frozen_store_stops_downloads_and_nothing_else(
@@ -127,8 +158,6 @@ def test_a_frozen_store_stops_downloads_and_nothing_else(
     job = jobs.create(database)
     lease = jobs.claim(database, job.id).lease
     with database.write() as session:
-        from core.jobs import leases
-
         file = leases.StoredFile("preview", "preview.png", "image/png", 10, "ab" * 32, "jobs/x/preview.png")
         leases.succeed(session, lease, {}, [file], [])
     with socket.create_server(("127.0.0.1", 0), backlog=256) as frozen:
