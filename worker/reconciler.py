@@ -12,8 +12,6 @@ import threading
 import time
 
 import structlog
-from kombu.exceptions import KombuError
-from redis.exceptions import RedisError
 
 from core import logging
 from core.errors import DatabaseUnavailableError
@@ -79,7 +77,7 @@ class Reconciler:
                 with self._database.write() as session:
                     recovery.mark_sent(session, row.job_id)
                 log.info("message_sent", job_id=row.job_id, again=row.ever_sent)
-        except (OSError, KombuError, RedisError) as error:
+        except queue.BROKER_ERRORS as error:
             log.warning("broker_unavailable", error=str(error))
 
 

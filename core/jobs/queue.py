@@ -25,6 +25,11 @@ from core.specs.job import Priority
 log = logging.getLogger(__name__)
 
 RUN_JOB = "distill.run_job"
+BROKER_ERRORS: tuple[type[Exception], ...] = (OSError, KombuError, RedisError)
+"""What a broker's client raises when the broker is away, full or frozen."""
+
+_SENDING_ERRORS = (*BROKER_ERRORS, DistillError)
+
 QUEUES = ("cpu", "gpu", "control")
 
 PRIORITY_LEVELS: dict[Priority, int] = {"high": 0, "normal": 3, "low": 6}
@@ -77,10 +82,11 @@ def publish(app: Celery, job_id: str, queue_name: str, priority: Priority) -> No
 
 
 def depth(app: Celery, queue_name: str) -> int:
-    """Messages waiting in a queue, over all priorities."""
+    """Messages waiting in a queue, over all priorities. Raises one of `BROKER_ERRORS` when the broker is away."""
     with app.connection_for_write() as connection:
         channel: Any = connection.default_channel
-        return int(channel.queue_declare(queue_name, passive=True).message_count)
+        # Not passive: on Redis that looks for the key without `global_keyprefix`, and never finds it.
+        return int(channel.queue_declare(queue_name).message_count)
 
 
 class Ticket(NamedTuple):
@@ -119,5 +125,5 @@ class Sender:
                 publish(self._app, ticket.job_id, ticket.queue, ticket.priority)
                 with self._database.write() as session:
                     recovery.mark_sent(session, ticket.job_id)
-            except (DistillError, OSError, KombuError, RedisError) as error:
+            except _SENDING_ERRORS as error:
                 log.warning("message not sent, the reconciler will: %s (%s)", ticket.job_id, error)
