@@ -12,8 +12,7 @@
     |-- InvalidCursorError        a page cursor nobody issued
     |-- JobFailure                the job itself cannot finish
     |   |-- InvalidInputError, DatasetUnreadableError
-    |   |-- DivergedError, DeviceMemoryError, HostMemoryError, DeviceUnavailableError
-    |   `-- JobTimeoutError
+    |   `-- DivergedError, DeviceMemoryError, HostMemoryError, DeviceUnavailableError, DeviceFaultError
     `-- InfrastructureError       a server is away; trying again is right
         |-- StoreUnavailableError
         |-- DatabaseUnavailableError
@@ -121,8 +120,9 @@ class DeviceUnavailableError(JobFailure):
     code = "device_unavailable"
 
 
-class JobTimeoutError(JobFailure):
-    code = "timeout"
+class DeviceFaultError(JobFailure):
+    code = "device_fault"
+    retryable = True
 
 
 class InfrastructureError(DistillError):

@@ -28,6 +28,7 @@ from core.distillation.distil import Distilled, distil
 from core.distillation.engine import Engine
 from core.errors import (
     DatasetUnreadableError,
+    DeviceFaultError,
     DeviceMemoryError,
     DeviceUnavailableError,
     DistillError,
@@ -223,7 +224,7 @@ def failure_of(error: BaseException) -> tuple[str, str, ExitCode]:
         case torch.OutOfMemoryError():
             return DeviceMemoryError.code, str(error).split("\n")[0], ExitCode.DEVICE_MEMORY
         case torch.AcceleratorError():
-            return DeviceUnavailableError.code, str(error).split("\n")[0], ExitCode.DEVICE_FAULT
+            return DeviceFaultError.code, str(error).split("\n")[0], ExitCode.DEVICE_FAULT
         case MemoryError():
             return HostMemoryError.code, "the host has no memory left", ExitCode.INTERNAL
         case RuntimeError() if "can't allocate memory" in str(error):

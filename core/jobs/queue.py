@@ -28,7 +28,7 @@ RUN_JOB = "distill.run_job"
 BROKER_ERRORS: tuple[type[Exception], ...] = (OSError, KombuError, RedisError)
 """What a broker's client raises when the broker is away, full or frozen."""
 
-_SENDING_ERRORS = (*BROKER_ERRORS, DistillError)
+_SENDING_ERRORS: tuple[type[Exception], ...] = (*BROKER_ERRORS, DistillError)
 
 QUEUES = ("cpu", "gpu", "control")
 

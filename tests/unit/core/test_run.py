@@ -128,7 +128,7 @@ class TestWholeJob:
         assert all((tmp_path / line.file).is_file() for line in artifacts)
         result = lines[-1]
         assert isinstance(result, ResultLine)
-        assert {name: score["n"] for name, score in result.summary["scores"].items()} == {
+        assert {score["name"]: score["n"] for score in result.summary["scores"]} == {
             "distilled": 2, "distilled_8bit": 2, "random": 1,
         }
         assert result.summary["peak_memory_bytes"] > 1e6
