@@ -85,11 +85,17 @@ def test_nothing_imports_the_tests() -> None:
     assert offences(("api", "core", "worker", "migrations"), ("tests",)) == []
 
 
-@pytest.mark.parametrize("module", ["api.main", "api.openapi", "api.client.http"])
-def test_a_fresh_interpreter_loads_no_heavy_package(module: str) -> None:
-    program = (
+@pytest.mark.parametrize(
+    "module",
+    ["api.main", "api.openapi", "api.client.http", "api.client.cli", "worker.__main__", "worker.reconciler", "migrations.commands"],
+)
+@pytest.mark.parametrize("installed", [True, False], ids=["installed", "absent"])
+def test_a_fresh_interpreter_loads_no_heavy_package(module: str, installed: bool) -> None:
+    """Neither where the packages are installed, nor where importing one of them would fail, as in the API image."""
+    absent = "" if installed else f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r}))\n"
+    program = absent + (
         f"import sys, {module}\n"
-        f"heavy = sorted({{name.partition('.')[0] for name in sys.modules}} & set({HEAVY!r}))\n"
+        f"heavy = sorted({{n.partition('.')[0] for n, m in sys.modules.items() if m is not None}} & set({HEAVY!r}))\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
