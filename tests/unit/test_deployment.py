@@ -192,9 +192,8 @@ class TestMakefile:
             "ruff check", "mypy", "python -m migrations check",
         ]
 
-    def test_test_runs_the_default_paths(self) -> None:
-        paths = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["testpaths"]
-        assert self.dry_run("test").split()[-len(paths) :] == paths
+    def test_test_runs_what_bare_pytest_runs(self) -> None:
+        assert self.dry_run("test").split()[-3:] == [".venv/bin/python", "-m", "pytest"]
 
     def test_a_new_machine_installs_torch_first(self) -> None:
         made = subprocess.run(
