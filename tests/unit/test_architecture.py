@@ -87,7 +87,10 @@ def test_nothing_imports_the_tests() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["api.main", "api.openapi", "api.client.http", "api.client.cli", "worker.__main__", "worker.reconciler", "migrations.commands"],
+    [
+        "api.main", "api.openapi", "api.client.http", "api.client.cli", "worker.__main__", "worker.reconciler",
+        "migrations.commands",
+    ],
 )
 @pytest.mark.parametrize("installed", [True, False], ids=["installed", "absent"])
 def test_a_fresh_interpreter_loads_no_heavy_package(module: str, installed: bool) -> None:
