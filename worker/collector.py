@@ -54,6 +54,7 @@ class Collector:
         self._uploads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-upload")
         self._upload: Future[None] | None = None
         self._waiting: Callable[[], None] | None = None
+        self._checkpoints = 0
         self.error: ErrorLine | None = None
         self.artifacts: list[ArtifactLine] = []
         self.summary: dict[str, Any] = {}
@@ -137,12 +138,15 @@ class Collector:
 
     def _keep(self, line: CheckpointLine) -> None:
         """Pin the file under a private name, so that the child may replace or remove it, and upload it on the side."""
-        source = self._folder / line.file
-        pinned = self._folder / f".upload-{line.step}-{time.monotonic_ns()}"
-        os.link(source, pinned)
+        self._checkpoints += 1
+        key = checkpoint_key(self._lease.job_id, self._lease.attempt, self._checkpoints)
+        pinned = self._folder / f".upload-{self._checkpoints}"
+        try:
+            os.link(self._folder / line.file, pinned)
+        except FileNotFoundError:
+            return  # the child has written newer ones and removed this one; their lines follow
 
         def upload() -> None:
-            key = checkpoint_key(self._lease.job_id, self._lease.attempt, line.step)
             try:
                 self._store.put(key, pinned)
                 file = StoredFile(

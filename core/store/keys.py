@@ -26,6 +26,6 @@ def artifact_key(job_id: str, attempt: int, name: str) -> str:
     return f"{attempt_prefix(job_id, attempt)}/artifacts/{name}"
 
 
-def checkpoint_key(job_id: str, attempt: int, step: int) -> str:
-    """Key of a checkpoint."""
-    return f"{attempt_prefix(job_id, attempt)}/checkpoints/{step:09d}.safetensors"
+def checkpoint_key(job_id: str, attempt: int, number: int) -> str:
+    """Key of an attempt's checkpoint, by its number. Never used twice: a row must not lose its bytes to a later upload."""
+    return f"{attempt_prefix(job_id, attempt)}/checkpoints/{number:06d}.safetensors"
