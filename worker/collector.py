@@ -88,16 +88,24 @@ class Collector:
         Raises:
             LostLeaseError: the lease is gone; nothing was written.
         """
-        if self._progress is None and not self._metrics and not self._events:
-            return
+        if self._upload is not None and self._upload.done():
+            self._start_waiting()
         try:
-            with self._database.write() as session:
-                leases.report(
-                    session, self._lease, progress=self._progress, metrics=self._metrics, new_events=self._events
-                )
+            self.flush_or_raise()
         except DatabaseUnavailableError as error:
             log.warning("report_delayed", error=error.message)
+
+    def flush_or_raise(self) -> None:
+        """Write what has gathered.
+
+        Raises:
+            LostLeaseError: the lease is gone; nothing was written.
+            DatabaseUnavailableError: nothing was written, and all is kept.
+        """
+        if self._progress is None and not self._metrics and not self._events:
             return
+        with self._database.write() as session:
+            leases.report(session, self._lease, progress=self._progress, metrics=self._metrics, new_events=self._events)
         self._progress, self._metrics, self._events = None, [], []
 
     def remaining_metrics(self) -> list[MetricPoint]:

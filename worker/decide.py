@@ -115,7 +115,7 @@ class Conclusion:
     retryable: bool = False
 
 
-RETRYABLE = frozenset({"worker_lost", "device_fault", "object_store_unavailable", "stalled"})
+RETRYABLE = frozenset({"worker_lost", "child_killed", "device_fault", "object_store_unavailable", "stalled"})
 """Error codes for which another attempt may end otherwise."""
 
 _BY_EXIT = {
@@ -151,6 +151,7 @@ def conclude(exit_code: int, stop: Stop | None, state: State | None, error: Erro
     if error is not None:
         return Conclusion(Verdict.FAIL, error.code, error.message, error.code in RETRYABLE)
     if exit_code < 0:
-        return Conclusion(Verdict.FAIL, "internal", f"the child process was ended by signal {-exit_code}")
+        hint = "; often the kernel, short of memory" if exit_code == -9 else ""
+        return Conclusion(Verdict.FAIL, "child_killed", f"the child process was ended by signal {-exit_code}{hint}", True)
     code, message = _BY_EXIT.get(exit_code, ("internal", f"the child process ended with exit code {exit_code}"))  # type: ignore[call-overload]
     return Conclusion(Verdict.FAIL, code, message, code in RETRYABLE)

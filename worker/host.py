@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -104,11 +105,9 @@ class Host:
 
 def _remove_folders_of_dead_workers(jobs_dir: Path) -> None:
     for lock in jobs_dir.glob("*/lock"):
-        with lock.open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
+        # Another worker may be cleaning up too: then the file is gone, or locked.
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), lock.open("r+") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent, ignore_errors=True)
 
 

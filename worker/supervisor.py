@@ -25,7 +25,7 @@ from core.jobs.queue import Sender, Ticket
 from core.jobs.states import State
 from core.settings import Settings
 from core.specs.job import DistillationSpec
-from core.specs.report import ArtifactLine, JobFile
+from core.specs.report import ArtifactLine, ExitCode, JobFile
 from core.store.keys import artifact_key
 from core.store.objects import Objects, remove_tree, sha256_of
 from worker.child import Child, environment
@@ -96,7 +96,10 @@ class _Attempt:
         """Run to the end; the job's state afterwards, None when the lease was lost."""
         try:
             conclusion = self._conclusion()
-            return self._settle(conclusion)
+            state = self._settle(conclusion)
+            if state is not None and state.terminal:
+                self._drop_checkpoints()
+            return state
         except LostLeaseError:
             log.warning("attempt_discarded")
             return None
@@ -197,6 +200,8 @@ class _Attempt:
             child.close()
         self._collector.wait_for_checkpoint()
         self._flush()
+        if module == "core.run" and code == 0 and not (self._collector.summary and self._collector.artifacts):
+            code = int(ExitCode.INTERNAL)  # it says that all went well, but not what it made
         if code not in (0, 75):
             log.warning("child_ended", exit_code=code, log_tail=child.log_tail())
         return conclude(code, self._stop, self._keeper.state, self._collector.error)
@@ -215,6 +220,8 @@ class _Attempt:
 
     def _settle(self, conclusion: Conclusion) -> State | None:
         """Write the end of the attempt, patiently: the lease is renewed while a server is away."""
+        if conclusion.verdict is not Verdict.DISCARD:
+            self._patiently(self._collector.flush_or_raise)
         match conclusion.verdict:
             case Verdict.DISCARD:
                 raise LostLeaseError
@@ -248,13 +255,9 @@ class _Attempt:
         result: dict[str, Any] = {"summary": self._collector.summary, "warnings": self._collector.warnings}
         try:
             with self._database.write() as session:
-                obsolete = leases.succeed(session, lease, result, files, self._collector.remaining_metrics())
+                leases.succeed(session, lease, result, files, self._collector.remaining_metrics())
         except LostLeaseError:
             return self._after_lost_commit()
-        try:
-            self._store.delete(*obsolete)
-        except InfrastructureError as error:
-            log.warning("old_checkpoints_not_deleted", error=error.message)
         return State.SUCCEEDED
 
     def _after_lost_commit(self) -> State:
@@ -294,6 +297,15 @@ class _Attempt:
             return leases.fail(
                 session, lease, error, retry_after_seconds=self.retry_delay if conclusion.retryable else None
             )
+
+    def _drop_checkpoints(self) -> None:
+        """Best effort: rows first, so that none ever names bytes that are gone."""
+        try:
+            with self._database.write() as session:
+                obsolete = leases.drop_checkpoints(session, self._claim.lease.job_id)
+            self._store.delete(*obsolete)
+        except InfrastructureError as error:
+            log.warning("checkpoints_not_deleted", error=error.message)
 
     def _patiently(self, action: Callable[[], T]) -> T:
         for again in Retrying(

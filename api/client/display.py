@@ -45,6 +45,8 @@ def print_error(error: ClientError, err: Console) -> None:
     """One line, and one for each field that was refused."""
     err.print(f"error: {error.message}", style="red" if err.is_terminal else None)
     for pointer, message in error.problems:
+        if error.message == f"{pointer}: {message}":
+            continue
         if message != error.message:
             err.print(f"  {pointer or '/'}: {message}")
         elif pointer:

@@ -8,11 +8,14 @@ other bytes) with one `error` line on standard output.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import sys
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from core.catalogue import dataset_info
+from core.child import hold_life_line
 from core.data import canonical
 from core.data.sources import READERS
 from core.errors import DatasetUnreadableError, DistillError, SpecError
@@ -31,12 +34,14 @@ def prepare(name: str, data_root: Path, folder: Path) -> None:
         _, found = canonical.read(folder)
         _require_digest(name, found, info.digest)
         return
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        splits = READERS[name](data_root)
-    except (OSError, ValueError, EOFError) as error:
+        with (folder.parent / f".{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes on one host, one downloads and the other finds the files
+            splits = READERS[name](data_root)
+    except (OSError, ValueError, EOFError, tarfile.TarError) as error:
         raise DatasetUnreadableError(f"data set {name!r} cannot be read under {data_root}: {error}") from error
     _require_digest(name, canonical.digest_of(splits), info.digest)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     canonical.write(splits, folder)
 
 
@@ -61,4 +66,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    hold_life_line()
     sys.exit(main())

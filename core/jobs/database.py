@@ -89,7 +89,10 @@ class Database:
                 json_serializer=_strict_json, pool_pre_ping=True, pool_size=10, max_overflow=30,
                 connect_args={
                     "connect_timeout": 5,
-                    "options": "-c lock_timeout=10s -c idle_in_transaction_session_timeout=60s -c timezone=UTC",
+                    # A host that vanishes without closing the connection is noticed within half a minute.
+                    "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000,
+                    "options": "-c lock_timeout=10s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s "
+                    "-c timezone=UTC",
                 },
             )
         self._turn = threading.Lock()

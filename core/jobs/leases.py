@@ -182,11 +182,8 @@ def add_checkpoint(session: Session, lease: Lease, step: int, file: StoredFile) 
 
 def succeed(
     session: Session, lease: Lease, result: dict[str, Any], files: Sequence[StoredFile], metrics: Sequence[MetricPoint]
-) -> list[str]:
+) -> None:
     """Commit the attempt: state, result, artifacts, metrics and events, all or nothing.
-
-    Returns:
-        Store keys of checkpoints nobody needs any more.
 
     Raises:
         LostLeaseError: the lease is gone or the job is being cancelled; a cancel that was accepted wins.
@@ -209,15 +206,15 @@ def succeed(
     session.add_all(rows)
     session.execute(sa.update(Job).where(Job.id == job.id).values(result={**result, "artifacts": [row.id for row in rows]}))
     _put_metrics(session, job, metrics)
-    old = session.scalars(sa.delete(Checkpoint).where(Checkpoint.job_id == job.id).returning(Checkpoint.key)).all()
     _close_attempt(session, lease, at, "succeeded", None)
     stored = [NewEvent("artifact", f"{row.name} is ready", {"id": row.id, "name": row.name, "kind": row.kind}) for row in rows]
     events.append(session, job, [*stored, events.state_event(State.SUCCEEDED)], at)
-    return list(old)
 
 
 def fail(session: Session, lease: Lease, error: dict[str, Any], *, retry_after_seconds: float | None) -> State:
     """End the attempt badly: queue the job again when `retry_after_seconds` is given and attempts are left, else fail it.
+
+    The checkpoints of a job that is over stay until `drop_checkpoints`.
 
     Raises:
         LostLeaseError: the lease is gone.
@@ -286,11 +283,19 @@ def cancelled(session: Session, lease: Lease) -> None:
     events.append(session, job, [events.state_event(State.CANCELLED)], at)
 
 
+def drop_checkpoints(session: Session, job_id: str) -> list[str]:
+    """Forget the checkpoints of a job that is over; return their store keys, to be deleted after the commit."""
+    over = sa.select(Job.id).where(Job.id == job_id, Job.state.in_([state for state in State if state.terminal]))
+    return list(
+        session.scalars(sa.delete(Checkpoint).where(Checkpoint.job_id.in_(over)).returning(Checkpoint.key)).all()
+    )
+
+
 def _requeue(session: Session, lease: Lease, at: Any, after_seconds: float, **values: Any) -> Job:
     return _owned(
         _update(
             session, _fence(lease, State.RUNNING), state=State.QUEUED, lease_until=None, boot_id=None, queued_at=at,
-            next_run_at=at + timedelta(seconds=after_seconds), sent_at=None, send_count=0, **values,
+            next_run_at=at + timedelta(seconds=after_seconds), sent_at=None, send_count=0, progress=None, **values,
         ),
         lease,
     )

@@ -220,6 +220,10 @@ class Jobs:
             JobAlreadyTerminalError: the job has succeeded or failed.
         """
         detail = {"code": "cancelled_by_request", "message": reason or "cancelled on request"}
+        # Lock the row first: between two looks a worker may hand the job back, and the cancel would miss both states.
+        self.session.execute(
+            sa.select(Job.id).where(Job.tenant_id == self.tenant_id, Job.id == job_id).with_for_update()
+        )
         at = now(self.session)
         waiting = self._move(job_id, (State.QUEUED, State.WAITING), State.CANCELLED, reason=detail, finished_at=at)
         moved = waiting or self._move(job_id, (State.RUNNING,), State.CANCELLING, reason=detail)

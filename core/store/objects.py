@@ -48,10 +48,10 @@ class Objects:
         with _translated(key):
             obstore.put(self._store, key, path)
             stored = obstore.head(self._store, key)["size"]
+            if self._local_root is not None:
+                _flush(self._local_root, key)
         if stored != path.stat().st_size:
             raise StoreUnavailableError(f"the store kept {stored} of {path.stat().st_size} bytes of {key}")
-        if self._local_root is not None:
-            _flush(self._local_root, key)
 
     def fetch(self, key: str, path: Path, *, size_bytes: int, sha256: str) -> None:
         """Write an object to a file that appears complete and verified, or not at all.

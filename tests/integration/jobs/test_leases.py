@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import pytest
@@ -96,8 +97,11 @@ class TestSucceed:
         with database.write() as session:
             leases.add_checkpoint(session, lease, 7, checkpoint(7))
         with database.write() as session:
-            obsolete = leases.succeed(session, lease, {"summary": {}}, [FILE], [MetricPoint("loss", 1, 0.5)])
-        assert obsolete == ["jobs/x/7"]
+            assert leases.drop_checkpoints(session, job.id) == [], "the job still needs them"
+        with database.write() as session:
+            leases.succeed(session, lease, {"summary": {}}, [FILE], [MetricPoint("loss", 1, 0.5)])
+        with database.write() as session:
+            assert leases.drop_checkpoints(session, job.id) == ["jobs/x/7"]
         row = jobs.get(database, job.id)
         with database.read() as session:
             artifacts = Jobs(session, DEFAULT_TENANT).artifacts(job.id)
@@ -176,6 +180,28 @@ class TestFail:
                 Jobs(session, DEFAULT_TENANT).cancel(job.id, "")
             with database.write() as session:
                 assert end(session, lease) == State.CANCELLED
+
+
+class TestCancel:
+    def test_a_job_handed_back_at_the_same_moment_is_cancelled_all_the_same(self, database: Database) -> None:
+        for _ in range(10):
+            job = jobs.create(database)
+            lease = jobs.claim(database, job.id).lease
+            start = threading.Barrier(2)
+
+            def hand_back(lease: Lease = lease, start: threading.Barrier = start) -> None:
+                start.wait()
+                with contextlib.suppress(LostLeaseError), database.write() as session:
+                    leases.give_back(session, lease, "drain")
+
+            thread = threading.Thread(target=hand_back)
+            thread.start()
+            start.wait()
+            with database.write() as session:
+                state = Jobs(session, DEFAULT_TENANT).cancel(job.id, "").state
+            thread.join()
+            assert state in {State.CANCELLED, State.CANCELLING}
+            assert jobs.get(database, job.id).state == State.CANCELLED or state == State.CANCELLING
 
 
 class TestResume:

@@ -66,7 +66,7 @@ OUTAGE = ErrorLine(code="device_fault", message="lost")
         (65, None, State.RUNNING, None, Verdict.FAIL, "dataset_unreadable", False),
         (64, None, State.RUNNING, None, Verdict.FAIL, "invalid_input", False),
         (1, None, State.RUNNING, None, Verdict.FAIL, "internal", False),
-        (-11, None, State.RUNNING, None, Verdict.FAIL, "internal", False),
+        (-11, None, State.RUNNING, None, Verdict.FAIL, "child_killed", True),
     ],
 )
 def test_when_the_child_is_gone(
