@@ -50,6 +50,12 @@ class InvalidHeaderError(DistillError):
     code = "invalid_header"
 
 
+class UnknownHostError(DistillError):
+    """The request names a host that this API does not go by."""
+
+    code = "unknown_host"
+
+
 class UnsupportedMediaTypeError(DistillError):
     code = "unsupported_media_type"
 
@@ -87,6 +93,7 @@ class Kind(NamedTuple):
 STATUSES: dict[type[DistillError], Kind] = {
     InvalidJsonError: Kind(400, "The body cannot be read"),
     InvalidHeaderError: Kind(400, "A header is malformed"),
+    UnknownHostError: Kind(400, "The host is unknown"),
     InvalidCursorError: Kind(400, "The cursor is invalid"),
     TooManySeriesError: Kind(400, "Too many series at once"),
     NotFoundError: Kind(404, "Not found"),

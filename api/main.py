@@ -14,7 +14,7 @@ from api.datasets import endpoints as datasets
 from api.deps import Resources
 from api.jobs import endpoints as jobs
 from api.methods import endpoints as methods
-from api.middleware import BodyLimit, RequestContext
+from api.middleware import AllowedHosts, BodyLimit, RequestContext
 from core import logging as logs
 from core.jobs.database import Database
 from core.jobs.queue import Sender, celery_app
@@ -58,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit, max_body_bytes=given.max_body_bytes)
+    app.add_middleware(AllowedHosts, hosts=given.allowed_hosts)
     app.add_middleware(RequestContext)  # added last, so it is the outermost
     for route in app.routes:  # FastAPI builds the routes of each part when a first path is matched: now, not under load
         route.matches({"type": "http", "method": "GET", "path": "/", "root_path": "", "headers": []})

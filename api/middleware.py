@@ -6,6 +6,7 @@ Plain ASGI classes: Starlette's `BaseHTTPMiddleware` would run each request in a
 from __future__ import annotations
 
 import time
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import Request
@@ -13,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import BodyTooLargeError, distill_problem, internal_problem
+from api.errors import BodyTooLargeError, UnknownHostError, distill_problem, internal_problem
 from core.jobs.ids import new_id
 
 log = structlog.get_logger("api.access")
@@ -64,6 +65,33 @@ def _request_id(given: str | None) -> str:
     if given is not None and 1 <= len(given) <= 128 and given.isascii() and given.isprintable():
         return given
     return new_id("req")
+
+
+class AllowedHosts:
+    """Answers only under its own names.
+
+    Without keys, being reachable from this machine alone is the protection; a web page whose name was made to resolve to
+    127.0.0.1 would get around it from inside the user's browser, but cannot hide its name in the Host header.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: str) -> None:
+        self.app = app
+        self.hosts = {host.strip().lower() for host in hosts.split(",") if host.strip()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "*" not in self.hosts and _host_of(scope) not in self.hosts:
+            error = UnknownHostError("the Host header names another host; DISTILL_ALLOWED_HOSTS lists those that are served")
+            await distill_problem(Request(scope), error)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+def _host_of(scope: Scope) -> str:
+    """The name in the Host header, without port and brackets; empty when there is none or it is malformed."""
+    try:
+        return (urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or "").lower()
+    except ValueError:
+        return ""
 
 
 class BodyLimit:

@@ -161,7 +161,10 @@ def summary_of(outcome: Outcome) -> dict[str, Any]:
     """What a list of jobs shows of a finished one."""
     return {
         "scores": [
-            {"name": s.name, "mean": s.mean, "std": s.std, "n": s.n, "num_sets": s.num_sets, "network": s.network}
+            {
+                "name": s.name, "mean": s.mean, "std": s.std if s.n > 1 else None, "n": s.n, "num_sets": s.num_sets,
+                "network": s.network,
+            }
             for s in outcome.scores
         ],
         "storage": dict(outcome.storage),

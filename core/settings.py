@@ -34,6 +34,10 @@ class Settings(BaseSettings):
 
     url: str = Field(default="http://127.0.0.1:8000", description="Where the client verbs find the API.")
     api_key: str = Field(default="", description="Sent by the client verbs as a bearer token when set.")
+    allowed_hosts: str = Field(
+        default="127.0.0.1,localhost,::1",
+        description="Host names under which the API answers, comma separated; `*` for any, behind a proxy that checks them.",
+    )
     max_body_bytes: int = Field(default=1 << 20, ge=1024, description="Largest JSON request body.")
 
     lease_seconds: float = Field(default=60.0, gt=0, description="How long a claim lives without renewal.")

@@ -127,3 +127,5 @@ class Sender:
                     recovery.mark_sent(session, ticket.job_id)
             except _SENDING_ERRORS as error:
                 log.warning("message not sent, the reconciler will: %s (%s)", ticket.job_id, error)
+            except Exception:
+                log.exception("message not sent: %s", ticket.job_id)  # the thread outlives any surprise

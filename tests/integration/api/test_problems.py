@@ -31,6 +31,13 @@ def test_unknown_paths_and_methods(api: Api) -> None:
         assert answer.headers["allow"] == allowed
 
 
+def test_a_page_under_another_name_is_refused(api: Api) -> None:
+    for foreign in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "[::1", ""):
+        problem(api.http.get("/v1/jobs", headers={"Host": foreign}), 400, "unknown_host")
+    for own in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000"):
+        assert api.http.get("/v1/jobs", headers={"Host": own}).status_code == 200
+
+
 def test_request_ids(api: Api) -> None:
     assert api.http.get("/healthz", headers={"X-Request-Id": "abc 123"}).headers["x-request-id"] == "abc 123"
     for bad in (b"", b"x" * 129, b"caf\xe9", b"a\tb"):
