@@ -11,7 +11,10 @@ import pytest
 from core.data.sources import DEBIAN_FASHION_MNIST
 from tests.statistical.claims import CLAIMS, TEST_SEEDS, measure, threshold
 
-pytestmark = [pytest.mark.statistical, pytest.mark.timeout(3600)]
+pytestmark = [
+    pytest.mark.statistical, pytest.mark.timeout(3600),
+    pytest.mark.filterwarnings("ignore"),  # runs of this length are compiled, and torch's compiler warns about torch
+]
 ROOT = Path(os.environ.get("DISTILL_DATA_ROOT", "data"))
 
 
