@@ -220,12 +220,7 @@ def fail(session: Session, lease: Lease, error: dict[str, Any], *, retry_after_s
         LostLeaseError: the lease is gone.
     """
     at = now(session)
-    cancelling = _update(
-        session, _fence(lease, State.CANCELLING), state=State.CANCELLED, lease_until=None, finished_at=at
-    )
-    if cancelling is not None:
-        _close_attempt(session, lease, at, "cancelled", None)
-        events.append(session, cancelling, [events.state_event(State.CANCELLED)], at)
+    if _ended_cancelled(session, lease, at):
         return State.CANCELLED
     current = _owned(session.scalar(sa.select(Job).where(_fence(lease, State.RUNNING))), lease)
     ended = NewEvent(
@@ -256,12 +251,7 @@ def give_back(session: Session, lease: Lease, reason: str, *, after_seconds: flo
         LostLeaseError: the lease is gone.
     """
     at = now(session)
-    cancelling = _update(
-        session, _fence(lease, State.CANCELLING), state=State.CANCELLED, lease_until=None, finished_at=at
-    )
-    if cancelling is not None:
-        _close_attempt(session, lease, at, "cancelled", None)
-        events.append(session, cancelling, [events.state_event(State.CANCELLED)], at)
+    if _ended_cancelled(session, lease, at):
         return State.CANCELLED
     job = _requeue(session, lease, at, after_seconds)
     _close_attempt(session, lease, at, "given_back", None)
@@ -275,12 +265,18 @@ def cancelled(session: Session, lease: Lease) -> None:
     Raises:
         LostLeaseError: the lease is gone.
     """
-    at = now(session)
-    job = _owned(
-        _update(session, _fence(lease, State.CANCELLING), state=State.CANCELLED, lease_until=None, finished_at=at), lease
-    )
+    if not _ended_cancelled(session, lease, now(session)):
+        raise LostLeaseError(f"attempt {lease.attempt} no longer owns {lease.job_id}")
+
+
+def _ended_cancelled(session: Session, lease: Lease, at: Any) -> bool:
+    """End the attempt of a job that is being cancelled, however its child ended; False when it is not."""
+    job = _update(session, _fence(lease, State.CANCELLING), state=State.CANCELLED, lease_until=None, finished_at=at)
+    if job is None:
+        return False
     _close_attempt(session, lease, at, "cancelled", None)
     events.append(session, job, [events.state_event(State.CANCELLED)], at)
+    return True
 
 
 def drop_checkpoints(session: Session, job_id: str) -> list[str]:
