@@ -8,7 +8,8 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from api.client.http import TERMINAL_STATES, ClientError, DistillClient
+from api.client.errors import ClientError
+from api.client.http import TERMINAL_STATES, DistillClient
 
 MAX_MEMBERS = 2_000_000
 MAX_UNPACKED_BYTES = 32 << 30

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from api.client import display
 from api.client.archive import download_job
+from api.client.connection import Json
 from api.client.demo import DEMO_DATASET, run_demo
-from api.client.http import ClientError, DistillClient, Json
-from api.client.launcher import LauncherError, up
+from api.client.errors import ClientError, LauncherError, UsageError
+from api.client.http import DistillClient
+from api.client.job_request import job_request
+from api.client.launcher import up
+from api.client.rows import dataset_row, job_facts, job_row, method_row
 
 app = typer.Typer(
     name="distill",
@@ -32,10 +35,6 @@ app = typer.Typer(
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as `submit` and `list` show it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-
-
-class UsageError(Exception):
-    """What was typed cannot be meant; the exit code is 2."""
 
 
 class _Session:
@@ -103,20 +102,11 @@ def submit(
 
     Example: distill submit --dataset digits --ipc 1 --recipe dm --iterations 300 --watch
     """
-    request = _read_spec(spec) if spec else {}
-    given: list[tuple[str, Any]] = [
-        ("dataset.name", dataset or None), ("ipc", ipc), ("recipe", recipe or None), ("scale", scale or None), ("seed", seed),
-        ("method.num_iterations", iterations), ("priority", priority or None), ("resources.gpus", gpus),
-    ]
-    for path, value in [pair for pair in given if pair[1] is not None] + [_assignment(text) for text in assign or []]:
-        _put(request, path, value)
-    for text in tag or []:
-        key, found, value = text.partition("=")
-        if not found:
-            raise UsageError(f"--tag {text!r}: write KEY=VALUE")
-        request["tags"] = {**request.get("tags", {}), key: value}
-    if not request:
-        raise UsageError("nothing to submit: name a FILE, or at least --dataset, --ipc and --recipe")
+    given = {
+        "dataset.name": dataset or None, "ipc": ipc, "recipe": recipe or None, "scale": scale or None, "seed": seed,
+        "method.num_iterations": iterations, "priority": priority or None, "resources.gpus": gpus,
+    }
+    request = job_request(spec, given, assignments=assign or (), tags=tag or ())
     out = _Session.out()
     with _Session.client() as client:
         if validate_only:
@@ -171,13 +161,10 @@ def list_jobs(
     out = _Session.out()
     with _Session.client() as client:
         found = list(client.jobs(states=state or (), limit=limit))
-    if as_json:
-        display.print_json(out, found)
-    elif found or not out.is_terminal:
-        columns = ("job", "state", "recipe", "data set", "ipc", "done", "created")
-        display.print_table(out, columns, [_job_row(job) for job in found])
-    else:
-        out.print("no jobs yet; submit one with: distill submit --dataset digits --ipc 1 --recipe dm --iterations 300")
+    display.print_listing(
+        out, found, ("job", "state", "recipe", "data set", "ipc", "done", "created"), job_row, as_json=as_json,
+        empty="no jobs yet; submit one with: distill submit --dataset digits --ipc 1 --recipe dm --iterations 300",
+    )
 
 
 @app.command()
@@ -194,7 +181,7 @@ def show(
     if spec or as_json:
         display.print_json(out, found["spec"] if spec else found)
         return
-    for name, value in _facts(found):
+    for name, value in job_facts(found):
         if value:
             out.print(f"{name:<10} {value}")
     display.print_scores(found, out)
@@ -238,32 +225,28 @@ def download(
 @app.command()
 def methods(name: Annotated[str, typer.Argument(help="Show this one in full.")] = "", as_json: AsJson = False) -> None:
     """List the published methods that a job can name as its recipe."""
-    out = _Session.out()
-    with _Session.client() as client:
-        if name:
-            display.print_json(out, client.method(name))
-            return
-        found = client.methods()
-    if as_json:
-        display.print_json(out, found)
-    else:
-        rows = [(str(m["name"]), str(m.get("title", "")), str(m.get("paper", ""))) for m in found]
-        display.print_table(out, ("recipe", "title", "paper"), rows)
+    columns = ("recipe", "title", "paper")
+    _print_catalogue(name, DistillClient.method, DistillClient.methods, columns, method_row, as_json=as_json)
 
 
 @app.command()
 def datasets(name: Annotated[str, typer.Argument(help="Show this one in full.")] = "", as_json: AsJson = False) -> None:
     """List the data sets that a job can name."""
+    columns = ("data set", "title", "shape", "classes", "training images")
+    _print_catalogue(name, DistillClient.dataset, DistillClient.datasets, columns, dataset_row, as_json=as_json)
+
+
+def _print_catalogue(
+    name: str, read: Callable[[DistillClient, str], Json], read_all: Callable[[DistillClient], list[Json]],
+    columns: Sequence[str], row: Callable[[Json], Sequence[str]], *, as_json: bool,
+) -> None:
     out = _Session.out()
     with _Session.client() as client:
         if name:
-            display.print_json(out, client.dataset(name))
+            display.print_json(out, read(client, name))
             return
-        found = client.datasets()
-    if as_json:
-        display.print_json(out, found)
-    else:
-        display.print_table(out, ("data set", "title", "shape", "classes", "training images"), [_dataset_row(d) for d in found])
+        found = read_all(client)
+    display.print_listing(out, found, columns, row, as_json=as_json)
 
 
 @app.command("up")
@@ -311,80 +294,6 @@ def migrate(context: typer.Context) -> None:
 def _become(module: str, arguments: Sequence[str]) -> NoReturn:
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
-
-
-def _read_spec(source: str) -> Json:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
-    try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
-        value = json.loads(text, parse_constant=refuse)
-    except OSError as error:
-        raise UsageError(f"cannot read {source}: {error.strerror}") from None
-    except ValueError as error:
-        raise UsageError(f"{'standard input' if source == '-' else source} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{source} holds no JSON object")
-    return value
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    path, found, raw = text.partition("=")
-    if not found or not all(path.split(".")):
-        raise UsageError(f"--set {text!r}: write PATH=VALUE, for example method.network.width=32")
-    try:
-        return path, json.loads(raw)
-    except ValueError:
-        return path, raw
-
-
-def _put(tree: Json, path: str, value: Any) -> None:
-    *parents, last = path.split(".")
-    for key in parents:
-        tree = tree.setdefault(key, {})
-        if not isinstance(tree, dict):
-            raise UsageError(f"{path}: {key!r} holds a value, not an object")
-    tree[last] = value
-
-
-def _job_row(job: Json) -> tuple[str, ...]:
-    fraction = (job.get("progress") or {}).get("fraction")
-    done = f"{100 * fraction:.0f} %" if fraction is not None and job["state"] == "running" else ""
-    dataset = job.get("dataset")
-    name = dataset.get("name", "") if isinstance(dataset, dict) else dataset
-    created = display.local_time(job.get("created_at"))
-    return (job["id"], job["state"], str(job.get("recipe") or "-"), str(name or ""), str(job.get("ipc", "")), done, created)
-
-
-def _facts(job: Json) -> list[tuple[str, str]]:
-    _, _, recipe, dataset, ipc, _, created = _job_row(job)
-    progress, durations = job.get("progress") or {}, job.get("durations") or {}
-    step = f"{progress.get('phase')} {progress.get('step')}/{progress.get('total_steps')}" if progress else ""
-    left = display.duration(progress.get("eta_seconds"))
-    reason, error = job.get("state_reason") or {}, job.get("error") or {}
-    return [
-        ("job", job["id"]),
-        ("state", job["state"] + (f" ({reason['message']})" if reason.get("message") else "")),
-        ("job spec", f"{recipe} on {dataset}, {ipc} per class, seed {job.get('seed', 0)}"),
-        ("progress", (step + (f", {left} left" if left else "")) if job["state"] == "running" else ""),
-        ("attempt", f"{job.get('attempt')} ({job.get('failures', 0)} of at most {job.get('max_attempts')} ended badly)"),
-        ("created", created),
-        ("queued for", display.duration(durations.get("queued"))),
-        ("ran for", display.duration(durations.get("running"))),
-        ("tags", ", ".join(f"{key}={value}" for key, value in (job.get("tags") or {}).items())),
-        ("error", f"{error.get('message')} ({error.get('code')})" if error else ""),
-    ]
-
-
-def _dataset_row(dataset: Json) -> tuple[str, ...]:
-    shape = dataset.get("shape") or [dataset.get(key, "?") for key in ("channels", "height", "width")]
-    classes, train = dataset.get("classes", ()), dataset.get("train_per_class")
-    return (
-        str(dataset["name"]), str(dataset.get("title", "")), "x".join(str(side) for side in shape),
-        str(len(classes) if isinstance(classes, list) else classes),
-        f"{sum(train):,}" if isinstance(train, list) else str(dataset.get("num_train", "")),
-    )
 
 
 def main() -> None:

@@ -15,8 +15,10 @@ from rich.console import Console
 
 from api.client import display
 from api.client.archive import download_job
-from api.client.http import ClientError, DistillClient, Json
-from api.client.launcher import Launcher, LauncherError
+from api.client.connection import Json
+from api.client.errors import ClientError, LauncherError
+from api.client.http import DistillClient
+from api.client.launcher import Launcher
 from core.settings import Settings
 
 DEMO_DATASET = "digits"

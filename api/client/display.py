@@ -17,7 +17,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from api.client.http import TERMINAL_STATES, ClientError, DistillClient, Json
+from api.client.connection import Json
+from api.client.errors import ClientError
+from api.client.http import TERMINAL_STATES, DistillClient
 
 SCORE_NAMES = {
     "distilled": "distilled set",
@@ -65,6 +67,19 @@ def print_table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[st
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     out.print(table, soft_wrap=False)
+
+
+def print_listing(
+    out: Console, found: Sequence[Json], columns: Sequence[str], row: Callable[[Json], Sequence[str]], *, as_json: bool,
+    empty: str = "",
+) -> None:
+    """What was found, as JSON or as a table; on a terminal `empty`, where given, stands for a table without rows."""
+    if as_json:
+        print_json(out, found)
+    elif empty and not found and out.is_terminal:
+        out.print(empty)
+    else:
+        print_table(out, columns, [row(item) for item in found])
 
 
 def scores(job: Json) -> list[Json]:

@@ -2,17 +2,11 @@
 
 A broker, the API, a worker and the reconciler run as child processes of this one, each in a session of its own (Ctrl-C in a
 terminal reaches the launcher only) and with a log file of its own. A part that dies is started again with growing waits.
-What a launcher that was killed outright left behind is stopped by the next one, which knows each part by its pid and the
-time it was born, so that a recycled pid is never signalled.
+What one process needs is in `part`, what the folder needs in `installation`; here they become a service.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
-import ipaddress
-import json
 import logging
 import os
 import signal
@@ -22,14 +16,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
 
 import httpx
 
 import api
+from api.client.address import free_port, loopback, require_free
+from api.client.errors import LauncherError
+from api.client.installation import Installation
+from api.client.part import Part, Patience, stop_all
 from core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -37,55 +33,6 @@ log = logging.getLogger(__name__)
 READY_SECONDS = 90.0
 API_GRACE_SECONDS = 15
 _BROKER_GRACE_SECONDS = 10.0
-_KEEP_LOG_BYTES = 16 << 20
-_TAIL_LINES = 15
-
-
-class LauncherError(Exception):
-    """The service cannot start or go on; the message is fit for a person."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """When a dying part is started again, and when the launcher gives up."""
-
-    first_wait_seconds: float = 0.5
-    longest_wait_seconds: float = 30.0
-    short_life_seconds: float = 20.0
-    """A part that lived longer starts its count anew."""
-    max_short_lives: int = 5
-    """So many short lives in a row end the service."""
-
-
-@dataclass
-class Part:
-    """One child process of the launcher."""
-
-    name: str
-    command: Sequence[str]
-    log_path: Path
-    grace_seconds: float
-    """From SIGTERM to SIGKILL."""
-
-    process: subprocess.Popen[bytes] | None = None
-    started_at: float = 0.0
-    short_lives: int = 0
-    restart_at: float = field(default=0.0)
-
-    @property
-    def running(self) -> bool:
-        """Whether the process exists and has not ended."""
-        return self.process is not None and self.process.poll() is None
-
-    def tail(self) -> str:
-        """The last lines of the log."""
-        try:
-            with self.log_path.open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
-                lines = file.read().decode(errors="replace").splitlines()
-        except OSError:
-            return ""
-        return "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:])
 
 
 class Launcher:
@@ -113,13 +60,12 @@ class Launcher:
             LauncherError: the address is not a loopback one.
         """
         self.settings = Settings() if home is None else Settings(home=home)
-        self.home = self.settings.home_dir
-        self.host = _loopback(host)
+        self.installation = Installation(self.settings)
+        self.host = loopback(host)
         self.port = port
         self.parts: list[Part] = []
         self._say = say
         self._patience = patience or Patience()
-        self._lock: IO[str] | None = None
         self._stop = threading.Event()
         self._hurry = False
 
@@ -129,9 +75,14 @@ class Launcher:
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
     @property
+    def home(self) -> Path:
+        """Folder for everything."""
+        return self.installation.home
+
+    @property
     def logs(self) -> Path:
         """Folder of the parts' logs."""
-        return self.home / "logs"
+        return self.installation.logs
 
     # Life
 
@@ -141,21 +92,16 @@ class Launcher:
         Raises:
             LauncherError: another launcher serves this home, the port is busy, or a part does not come up.
         """
+        self.installation.make_folders()
+        self.installation.take_lock()
         try:
-            for folder in (self.home, self.home / "run", self.logs, self.settings.data_dir):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LauncherError(f"cannot make the folder {error.filename}: {error.strerror}") from None
-        self._take_lock()
-        try:
-            self._clear_leftovers()
+            self.installation.clear_leftovers(hurried=self._stop.is_set, say=self._say)
             self.port = self.port or free_port(self.host)
-            _require_free(self.host, self.port)
-            self._write_lock()
+            require_free(self.host, self.port)
+            self.installation.write_lock(self.url)
             environment = self.environment()
             if not self.settings.broker_url:
-                broker = self._broker_part()
-                self._add(broker)
+                self._add(self._broker_part())
                 self._until(lambda: _answers_ping(self.settings.broker_socket), "the broker")
             self._migrate(environment)
             for part in self._service_parts():
@@ -187,39 +133,17 @@ class Launcher:
         """
         now = time.monotonic()
         for part in self.parts:
-            if part.process is None:
-                if now >= part.restart_at:
-                    self._spawn(part)
-                continue
-            status = part.process.poll()
-            if status is None:
-                continue
-            lived = now - part.started_at
-            part.short_lives = part.short_lives + 1 if lived < self._patience.short_life_seconds else 0
-            if part.short_lives >= self._patience.max_short_lives:
-                raise LauncherError(
-                    f"{part.name} ended {part.short_lives} times in a row soon after its start (last: {_status(status)}); "
-                    f"the end of {part.log_path}:\n{part.tail()}"
-                )
-            wait = 0.0
-            if part.short_lives:
-                wait = min(self._patience.first_wait_seconds * 2 ** (part.short_lives - 1), self._patience.longest_wait_seconds)
-            self._say(f"{part.name} ended ({_status(status)}) after {lived:.0f} s; starting it again (log: {part.log_path})")
-            part.process = None
-            part.restart_at = now + wait
+            if part.process is not None:
+                part.check(now, self._patience, self._say)
+            elif now >= part.restart_at:
+                self._spawn(part)
 
     def stop(self) -> None:
         """Stop everything: first what uses the broker, all at once, each with its time to finish; then the broker."""
-        users = [part for part in self.parts if part.name != "broker"]
-        self._end(users)
-        self._end([part for part in self.parts if part.name == "broker"])
+        self._stop_parts([part for part in self.parts if part.name != "broker"])
+        self._stop_parts([part for part in self.parts if part.name == "broker"])
         self.parts = []
-        if self._lock is not None:
-            with contextlib.suppress(OSError):
-                self._record_path.unlink(missing_ok=True)
-                self._lock.truncate(0)
-            self._lock.close()
-            self._lock = None
+        self.installation.release()
 
     def environment(self) -> dict[str, str]:
         """The environment of every part: absolute paths, our own code whatever the current folder holds."""
@@ -277,36 +201,11 @@ class Launcher:
         self._spawn(part)
 
     def _spawn(self, part: Part) -> None:
-        if part.log_path.exists() and part.log_path.stat().st_size > _KEEP_LOG_BYTES:
-            part.log_path.replace(part.log_path.with_suffix(".log.1"))
-        with part.log_path.open("ab") as file:
-            part.process = subprocess.Popen(
-                part.command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=self.environment(),
-                start_new_session=True,
-            )
-        part.started_at = time.monotonic()
-        self._write_record()
+        part.start(self.environment())
+        self.installation.write_record(self.parts)
 
-    def _end(self, parts: Sequence[Part]) -> None:
-        """SIGTERM to all, SIGKILL to each whose time is over."""
-        asked = time.monotonic()
-        for part in parts:
-            if part.running:
-                assert part.process is not None
-                part.process.terminate()
-        told = False
-        while left := [part for part in parts if part.running]:
-            waited = time.monotonic() - asked
-            for part in left:
-                assert part.process is not None
-                if self._hurry or waited > part.grace_seconds:
-                    part.process.kill()
-                    part.process.wait()
-            if waited > 2.0 and not told and left:
-                told = True
-                names = " and ".join(part.name for part in left)
-                self._say(f"waiting up to {max(p.grace_seconds for p in left):.0f} s for {names}; Ctrl-C again kills")
-            time.sleep(0.05)
+    def _stop_parts(self, parts: Sequence[Part]) -> None:
+        stop_all(parts, hurried=lambda: self._hurry, say=self._say)
 
     def _migrate(self, environment: Mapping[str, str]) -> None:
         log_path = self.logs / "migrate.log"
@@ -336,60 +235,6 @@ class Launcher:
             return httpx.get(f"{self.url}/readyz", timeout=2.0, trust_env=False).status_code == 200
         except httpx.TransportError:
             return False
-
-    # One launcher for a home
-
-    @property
-    def _record_path(self) -> Path:
-        return self.home / "run" / "parts.json"
-
-    def _take_lock(self) -> None:
-        file = (self.home / "run" / "lock").open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = _parsed(file.read())
-            file.close()
-            if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
-                raise LauncherError(f"cannot lock {self.home}: {error.strerror}") from None
-            where = f" (pid {holder['pid']}, {holder['url']})" if {"pid", "url"} <= holder.keys() else ""
-            raise LauncherError(f"a service already runs in {self.home}{where}; another one needs another --home") from None
-        self._lock = file
-
-    def _write_lock(self) -> None:
-        assert self._lock is not None
-        self._lock.truncate(0)
-        self._lock.write(json.dumps({"pid": os.getpid(), "url": self.url}))
-        self._lock.flush()
-
-    def _write_record(self) -> None:
-        """Note which processes are ours, for the launcher after one that was killed."""
-        alive = [(part.name, part.process.pid, part.grace_seconds) for part in self.parts if part.process is not None]
-        record = [{"name": name, "pid": pid, "birth": birth(pid), "grace_seconds": grace} for name, pid, grace in alive]
-        scratch = self._record_path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(record))
-        scratch.replace(self._record_path)
-
-    def _clear_leftovers(self) -> None:
-        """Stop the parts of a launcher that was killed, the broker last."""
-        try:
-            record = json.loads(self._record_path.read_text())
-        except (OSError, ValueError):
-            return
-        left = [entry for entry in record if entry["birth"] and birth(entry["pid"]) == entry["birth"]]
-        if left:
-            self._say(f"stopping what a killed launcher left: {', '.join(entry['name'] for entry in left)}")
-        for group in ([e for e in left if e["name"] != "broker"], [e for e in left if e["name"] == "broker"]):
-            for entry in group:
-                _signal(entry, signal.SIGTERM)
-            asked = time.monotonic()
-            while group := [entry for entry in group if birth(entry["pid"]) == entry["birth"]]:
-                for entry in group:
-                    if time.monotonic() - asked > entry["grace_seconds"] or self._stop.is_set():
-                        _signal(entry, signal.SIGKILL)
-                time.sleep(0.05)
-        self._record_path.unlink(missing_ok=True)
 
 
 def up(*, port: int, host: str, home: Path | None, say: Callable[[str], None]) -> None:
@@ -430,78 +275,6 @@ def ready_message(launcher: Launcher) -> str:
         lines.append(f"  export DISTILL_URL={launcher.url}")
     lines += ["  distill submit --dataset digits --ipc 1 --recipe dm --iterations 300 --watch", "Ctrl-C stops the service."]
     return "\n".join(lines)
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that is free now."""
-    with socket.create_server((host, 0), family=_family(host)) as probe:
-        return int(probe.getsockname()[1])
-
-
-def birth(pid: int) -> str:
-    """What tells a process from any other that has had or will have its pid; empty when there is none (or a zombie)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return ""
-    else:
-        fields = stat.rpartition(")")[2].split()
-        return "" if fields[0] in {"Z", "X"} else f"{boot}/{fields[19]}"
-    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    return "" if not shown or shown[0].startswith("Z") else " ".join(shown[1:])
-
-
-def _signal(entry: Mapping[str, Any], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(entry["pid"], number)
-
-
-def _status(code: int) -> str:
-    if code >= 0:
-        return f"exit status {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _loopback(host: str) -> str:
-    address = "127.0.0.1" if host == "localhost" else host
-    try:
-        if ipaddress.ip_address(address).is_loopback:
-            return address
-    except ValueError:
-        pass
-    raise LauncherError(
-        f"refused to listen on {host}: this service has no keys yet, so it serves this machine only. "
-        "Listen on 127.0.0.1, and put an authenticating proxy in front of it to share it."
-    )
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _require_free(host: str, port: int) -> None:
-    if not 0 < port < 65536:
-        raise LauncherError(f"{port} is not a port; choose one from 1 to 65535, or 0 for any free one")
-    try:
-        socket.create_server((host, port), family=_family(host)).close()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise LauncherError(f"port {port} is in use by another program; choose another one with --port") from None
-        raise LauncherError(f"cannot listen on {host} port {port}: {error.strerror}") from None
 
 
 def _answers_ping(path: Path) -> bool:

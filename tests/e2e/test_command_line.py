@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from api.client.launcher import birth
+from api.client.installation import birth
 from tests.fixtures.service import FAST, ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]

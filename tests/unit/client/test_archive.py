@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from api.client.archive import download_job, extract_zip
-from api.client.http import ClientError, DistillClient
+from api.client.errors import ClientError
+from api.client.http import DistillClient
 from tests.unit.client.contract_server import ContractServer
 
 pytestmark = pytest.mark.unit

@@ -13,7 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from api.client.launcher import Launcher, LauncherError, Part, Patience, birth, free_port
+from api.client.address import free_port
+from api.client.errors import LauncherError
+from api.client.installation import birth
+from api.client.launcher import Launcher
+from api.client.part import Part, Patience
 
 pytestmark = pytest.mark.unit
 
@@ -196,13 +200,13 @@ def test_what_a_killed_launcher_left_is_stopped(make: Callable[..., SmallLaunche
     first.start()
     left = pids(first)
     # As after SIGKILL: the kernel drops the lock, the parts live on.
-    assert first._lock is not None
-    first._lock.close()
-    first._lock = None
+    assert first.installation._lock is not None
+    first.installation._lock.close()
+    first.installation._lock = None
     bystander = subprocess.Popen([sys.executable, "-c", SLEEP])
-    record = json.loads(first._record_path.read_text())
+    record = json.loads(first.installation.record_path.read_text())
     record.append({"name": "reconciler", "pid": bystander.pid, "birth": "another/life", "grace_seconds": 1.0})
-    first._record_path.write_text(json.dumps(record))
+    first.installation.record_path.write_text(json.dumps(record))
     reaper = threading.Thread(target=lambda: [part.process.wait() for part in first.parts if part.process is not None])
     reaper.start()
     try:
