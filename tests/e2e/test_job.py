@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.e2e.training import accuracy_on_digits, random_digits
-from tests.fixtures.service import LONG, SMALL, Service, child_groups
+from tests.fixtures.service import LONG, SMALL, Service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -86,10 +86,11 @@ def test_a_killed_worker_leads_to_one_result_with_the_same_bytes(service: Servic
 
     job = service.submit(**LONG, seed=11)
     service.at_iteration(job["id"], 1)
+    assert service.children()
     worker = service.newest_worker()
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
-    service.wait_until(lambda: not child_groups(), 5, "the child of the killed worker is gone")
+    service.wait_until(lambda: not service.children(), 5, "the child of the killed worker is gone")
     service.start_worker()
 
     done = service.finished(job["id"])
@@ -117,4 +118,4 @@ def test_a_running_job_is_cancelled_within_seconds(service: Service) -> None:
     assert done["state"] == "cancelled"
     assert time.monotonic() - asked < 10
     assert service.artifacts(job["id"]) == {}
-    service.wait_until(lambda: not child_groups(), 5, "the child is gone")
+    service.wait_until(lambda: not service.children(), 5, "the child is gone")
