@@ -158,8 +158,10 @@ class TestWatch:
     def test_ctrl_c_only_stops_watching(self, service: ContractServer) -> None:
         service.add_job(state="running", progress={"phase": "distilling", "step": 1, "total_steps": 300})
         service.streams = False
+        # Where the tests themselves run in the background, the shell has them ignore Ctrl-C, and a child inherits that.
+        heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
         process = subprocess.Popen(
-            [sys.executable, "-c", "from api.client.cli import main; main()", "watch", "job_1"],
+            [sys.executable, "-c", f"{heed}; from api.client.cli import main; main()", "watch", "job_1"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
         )
         assert process.stdout is not None
