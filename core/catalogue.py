@@ -1,6 +1,7 @@
 """The built-in data sets as facts: shape, classes, counts, split rule, normalisation and digest. Torch-free.
 
-The API refuses an impossible request from this table alone; the worker checks the bytes it reads against the digest.
+The API refuses an impossible request from this table alone; the worker checks the bytes it reads against the digest. A set
+whose bytes were never at hand has no digest: it is `verified` by nobody, and only shapes and counts are checked.
 Normalisation constants are the field's published ones where they exist (method references 2.3); `digits` carries its own
 statistics, measured on its training split.
 """
@@ -11,6 +12,7 @@ import math
 
 from pydantic import BaseModel, ConfigDict
 
+from core.class_names import CIFAR100, TINY_IMAGENET
 from core.errors import UnknownDatasetError
 
 
@@ -35,10 +37,20 @@ class DatasetInfo(BaseModel):
     mirrored: bool
     """Whether a mirrored image still shows its class, so that `flip` is a fair augmentation."""
     split_rule: str
-    digest: str
-    """SHA-256 of the canonical form."""
+    digest: str | None
+    """SHA-256 of the canonical form, computed from the real bytes; None where they were not at hand."""
     source: str
     """Where the bytes come from, for a person."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether the digest of the real bytes is known, so that a worker can tell that it read them."""
+        return self.digest is not None
+
+    @property
+    def identity(self) -> str:
+        """What keys of derived data are made from: the digest, or `unverified-NAME`."""
+        return self.digest or f"unverified-{self.name}"
 
     @property
     def num_classes(self) -> int:
@@ -92,12 +104,33 @@ CATALOGUE: dict[str, DatasetInfo] = {
             source="data root (FashionMNIST/raw), Debian's package dataset-fashion-mnist, or downloaded by torchvision",
         ),
         DatasetInfo(
+            name="svhn", title="SVHN, cropped digits", channels=3, height=32, width=32, classes=_DIGITS,
+            train_per_class=(4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
+            test_per_class=(1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595),
+            mean=(0.4377, 0.4438, 0.4728), std=(0.1980, 0.2010, 0.1970), mirrored=False,
+            split_rule=_OFFICIAL + ", without the extra images", digest=None,
+            source="data root (train_32x32.mat, test_32x32.mat), or downloaded by torchvision",
+        ),
+        DatasetInfo(
             name="cifar10", title="CIFAR-10", channels=3, height=32, width=32,
             classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
             train_per_class=(5000,) * 10, test_per_class=(1000,) * 10,
             mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), mirrored=True, split_rule=_OFFICIAL,
             digest="5e5e71ed4630d506c7721247a52e06e4d8039bf51773ffa53a56d97866d045ee",
             source="data root (cifar-10-batches-py), or downloaded by torchvision",
+        ),
+        DatasetInfo(
+            name="cifar100", title="CIFAR-100", channels=3, height=32, width=32, classes=CIFAR100,
+            train_per_class=(500,) * 100, test_per_class=(100,) * 100,
+            mean=(0.5071, 0.4866, 0.4409), std=(0.2673, 0.2564, 0.2762), mirrored=True, split_rule=_OFFICIAL, digest=None,
+            source="data root (cifar-100-python), or downloaded by torchvision",
+        ),
+        DatasetInfo(
+            name="tiny-imagenet", title="TinyImageNet", channels=3, height=64, width=64, classes=tuple(TINY_IMAGENET.values()),
+            train_per_class=(500,) * 200, test_per_class=(50,) * 200,
+            mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), mirrored=True,
+            split_rule="official training and validation split; the labels of the official test images are not published",
+            digest=None, source="data root (tiny-imagenet-200, the unpacked archive)",
         ),
     )
 }

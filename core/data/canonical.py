@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -17,8 +18,11 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from core.catalogue import DatasetInfo
 from core.data.sources import RawSplits
 from core.errors import DatasetUnreadableError
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -36,6 +40,39 @@ def digest_of(splits: RawSplits) -> str:
         sha.update(f"{field} {array.dtype.str} {array.shape}\n".encode())
         sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()
+
+
+def require_digest(info: DatasetInfo, found: str) -> None:
+    """Compare a digest with the catalogue's. Where that has none, any data passes, with a warning in the log.
+
+    Raises:
+        DatasetUnreadableError: the data is not that of the catalogue.
+    """
+    if info.digest is None:
+        log.warning("data set %r is not verified: the catalogue has no digest; this data has %s", info.name, found)
+    elif found != info.digest:
+        raise DatasetUnreadableError(
+            f"data set {info.name!r} has digest {found[:16]}..., the catalogue says {info.digest[:16]}..."
+        )
+
+
+def require_counts(info: DatasetInfo, splits: RawSplits) -> None:
+    """Compare shape and images per class with the catalogue: all that can be said of data without a digest.
+
+    Raises:
+        DatasetUnreadableError: images of another shape, or more or fewer of a class.
+    """
+    shape = (info.channels, info.height, info.width)
+    for split, images, labels, counts in (
+        ("training", splits.train_images, splits.train_labels, info.train_per_class),
+        ("test", splits.test_images, splits.test_labels, info.test_per_class),
+    ):
+        if images.shape != (sum(counts), *shape):
+            raise DatasetUnreadableError(
+                f"data set {info.name!r} has {split} images of shape {images.shape}, the catalogue says {(sum(counts), *shape)}"
+            )
+        if tuple(np.bincount(labels, minlength=info.num_classes).tolist()) != counts:
+            raise DatasetUnreadableError(f"data set {info.name!r}: the {split} images per class are not those of the catalogue")
 
 
 def write(splits: RawSplits, folder: Path) -> str:

@@ -1,8 +1,8 @@
 """Convert one named data set to its canonical form: `python -m core.data.prepare NAME --data-root R --out FOLDER`.
 
-The bytes are checked against the digest of the catalogue before anything is written. A folder that already holds the set
-is left as it is, and two processes may write the same folder at once. Exit code 0; or 64 (unknown name), 65 (missing or
-other bytes) with one `error` line on standard output.
+The bytes are checked against shapes, counts and (where it has one) digest of the catalogue before anything is written. A folder
+that already holds the set is left as it is, and two processes may write the same folder at once. Exit code 0; or 64 (unknown
+name), 65 (missing or other bytes) with one `error` line on standard output.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ def prepare(name: str, data_root: Path, folder: Path) -> None:
     """
     info = dataset_info(name)
     if (folder / canonical.MANIFEST).is_file():
-        _, found = canonical.read(folder)
-        _require_digest(name, found, info.digest)
+        canonical.require_digest(info, canonical.read(folder)[1])
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -41,13 +40,9 @@ def prepare(name: str, data_root: Path, folder: Path) -> None:
             splits = READERS[name](data_root)
     except (OSError, ValueError, EOFError, tarfile.TarError) as error:
         raise DatasetUnreadableError(f"data set {name!r} cannot be read under {data_root}: {error}") from error
-    _require_digest(name, canonical.digest_of(splits), info.digest)
+    canonical.require_counts(info, splits)
+    canonical.require_digest(info, canonical.digest_of(splits))
     canonical.write(splits, folder)
-
-
-def _require_digest(name: str, found: str, expected: str) -> None:
-    if found != expected:
-        raise DatasetUnreadableError(f"data set {name!r} has digest {found[:16]}..., the catalogue says {expected[:16]}...")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

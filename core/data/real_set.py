@@ -18,14 +18,20 @@ from core.catalogue import DatasetInfo
 from core.data import canonical
 from core.data.sources import RawSplits
 from core.distillation.randomness import rng
-from core.errors import DatasetUnreadableError
 
 
 class RealSet:
     """Training images for distillation, the held-out part of the training set, and the test split."""
 
     def __init__(
-        self, splits: RawSplits, info: DatasetInfo, *, device: torch.device, seed: int = 0, held_out_fraction: float = 0.0
+        self,
+        splits: RawSplits,
+        info: DatasetInfo,
+        *,
+        device: torch.device,
+        seed: int = 0,
+        held_out_fraction: float = 0.0,
+        digest: str = "",
     ) -> None:
         """Sort, hold out and move to the device.
 
@@ -35,8 +41,10 @@ class RealSet:
             device: where the images stay.
             seed: seed of the job; chooses the held-out images.
             held_out_fraction: part of each class that is kept away, rounded down.
+            digest: SHA-256 of the canonical form that was read.
         """
         self.info = info
+        self.digest = digest
         self.device = device
         self.num_classes = info.num_classes
         kept, held_out = _split(splits.train_labels, info.num_classes, held_out_fraction, seed)
@@ -67,9 +75,8 @@ class RealSet:
             DatasetUnreadableError: it is damaged, or holds other data than the catalogue says.
         """
         splits, found = canonical.read(folder)
-        if found != info.digest:
-            raise DatasetUnreadableError(f"{info.name}: canonical data has digest {found[:16]}..., not {info.digest[:16]}...")
-        return cls(splits, info, device=device, seed=seed, held_out_fraction=held_out_fraction)
+        canonical.require_digest(info, found)
+        return cls(splits, info, device=device, seed=seed, held_out_fraction=held_out_fraction, digest=found)
 
     def gather(self, index: Tensor) -> Tensor:
         """Training images by position: int64 (...) -> (..., C, H, W) float32 in network space."""

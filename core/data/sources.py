@@ -1,7 +1,9 @@
 """Readers of the named sets: from where they lie to plain uint8 arrays.
 
-Every reader returns `RawSplits`. Digits come inside scikit-learn; the others are read through torchvision from the data
-root, from Debian's `dataset-fashion-mnist` package, or downloaded by torchvision where the network allows.
+Every reader returns `RawSplits`. Digits come inside scikit-learn, TinyImageNet is its unpacked archive under the data root; the
+others are read through torchvision from the data root, from Debian's `dataset-fashion-mnist` package, or downloaded by
+torchvision where the network allows. torchvision compares files with their published MD5 sums, also those of SVHN and
+CIFAR-100, whose digest the catalogue does not know; nothing vouches for the files of TinyImageNet.
 """
 
 from __future__ import annotations
@@ -11,13 +13,15 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.class_names import TINY_IMAGENET
 from core.errors import DatasetUnreadableError
 
 log = logging.getLogger(__name__)
@@ -51,6 +55,55 @@ def _digits(_root: Path) -> RawSplits:
     return RawSplits(images[~test], labels[~test], images[test], labels[test])
 
 
+def _tiny_imagenet(root: Path) -> RawSplits:
+    """Training images in the order of class ids and file names; the validation images, as annotated, are the test split.
+
+    Grey files become three equal channels. The digest of the canonical form is one of decoded pixels, and decoders of JPEG may
+    differ in a last bit.
+    """
+    folder = root / "tiny-imagenet-200"
+    labels = {wnid: label for label, wnid in enumerate(TINY_IMAGENET)}
+    train = [
+        (path, label) for wnid, label in labels.items() for path in sorted((folder / "train" / wnid / "images").glob("*.JPEG"))
+    ]
+    annotations = folder / "val" / "val_annotations.txt"
+    if not train or not annotations.is_file():
+        raise _missing("tiny-imagenet", root, "and is not downloaded", _TINY_IMAGENET_FILES)
+    test: list[tuple[Path, int]] = []
+    for line in annotations.read_text().splitlines():
+        file, wnid, *_box = line.split("\t")
+        if wnid not in labels:
+            raise DatasetUnreadableError(f"{annotations} names the class {wnid!r}, which TinyImageNet does not have")
+        test.append((folder / "val" / "images" / file, labels[wnid]))
+    return RawSplits(*_decoded(train, 64), *_decoded(test, 64))
+
+
+def _decoded(files: Sequence[tuple[Path, int]], side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    from PIL import Image
+
+    images = np.empty((len(files), 3, side, side), np.uint8)
+    for i, (path, _) in enumerate(files):
+        with Image.open(path) as image:
+            if image.size != (side, side):
+                raise DatasetUnreadableError(f"{path} is not {side} x {side} pixels")
+            images[i] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    return images, np.array([label for _, label in files], np.int64)
+
+
+def _svhn(root: str, *, train: bool, download: bool) -> Any:
+    """SVHN with the arguments and attributes of torchvision's other sets. It reads `.mat` files with scikit-learn's scipy."""
+    from core.data.vision import datasets
+
+    part = datasets.SVHN(root, split="train" if train else "test", download=download)
+    return SimpleNamespace(data=part.data.transpose(0, 2, 3, 1), targets=part.labels)
+
+
+def _factory(class_name: str) -> Callable[..., Any]:
+    from core.data.vision import datasets
+
+    return _svhn if class_name == "SVHN" else getattr(datasets, class_name)
+
+
 def _from_torchvision(factory: Callable[..., Any], root: Path) -> RawSplits:
     arrays: list[NDArray[Any]] = []
     for train in (True, False):
@@ -63,9 +116,7 @@ def _from_torchvision(factory: Callable[..., Any], root: Path) -> RawSplits:
 
 def _torchvision_set(name: str, class_name: str, files: str) -> Callable[[Path], RawSplits]:
     def read(root: Path) -> RawSplits:
-        from core.data.vision import datasets
-
-        factory = getattr(datasets, class_name)
+        factory = _factory(class_name)
         if _present(factory, root):
             return _from_torchvision(factory, root)
         if name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir():
@@ -105,14 +156,22 @@ def _download(factory: Callable[..., Any], root: Path, name: str, files: str) ->
         for train in (True, False):
             factory(str(root), train=train, download=True)
     except (OSError, RuntimeError) as error:
-        raise DatasetUnreadableError(
-            f"data set {name!r} is not on this worker and could not be downloaded ({type(error).__name__}). "
-            f"Put these files under the data root {root} (setting DISTILL_DATA_ROOT): {files}"
-        ) from error
+        raise _missing(name, root, f"and could not be downloaded ({type(error).__name__})", files) from error
     finally:
         socket.setdefaulttimeout(before)
 
 
+def _missing(name: str, root: Path, why: str, files: str) -> DatasetUnreadableError:
+    return DatasetUnreadableError(
+        f"data set {name!r} is not on this worker {why}. "
+        f"Put these files under the data root {root} (setting DISTILL_DATA_ROOT): {files}"
+    )
+
+
+_TINY_IMAGENET_FILES = (
+    "tiny-imagenet-200/train/<wnid>/images/*.JPEG, tiny-imagenet-200/val/val_annotations.txt and "
+    "tiny-imagenet-200/val/images/*.JPEG (the unpacked tiny-imagenet-200.zip)"
+)
 _IDX = "{train,t10k}-images-idx3-ubyte and {train,t10k}-labels-idx1-ubyte"
 
 READERS: dict[str, Callable[[Path], RawSplits]] = {
@@ -122,8 +181,11 @@ READERS: dict[str, Callable[[Path], RawSplits]] = {
         "fashion-mnist", "FashionMNIST",
         f"FashionMNIST/raw/{_IDX} (or install Debian's package dataset-fashion-mnist)",
     ),
+    "svhn": _torchvision_set("svhn", "SVHN", "train_32x32.mat and test_32x32.mat (format 2, cropped digits)"),
     "cifar10": _torchvision_set(
         "cifar10", "CIFAR10", "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta} (the python version)"
     ),
+    "cifar100": _torchvision_set("cifar100", "CIFAR100", "cifar-100-python/{train,test,meta} (the python version)"),
+    "tiny-imagenet": _tiny_imagenet,
 }
 """Reader of each named set, from the data root."""

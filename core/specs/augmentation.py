@@ -12,6 +12,12 @@ Operation = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
 OPERATIONS: tuple[Operation, ...] = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
 
+def _without_repetition(value: tuple[Operation, ...]) -> tuple[Operation, ...]:
+    if len(set(value)) != len(value):
+        raise ValueError("each operation may be listed once")
+    return value
+
+
 class DSASpec(Spec):
     """Differentiable siamese augmentation, one operation per call (Zhao & Bilen, arXiv:2102.08259)."""
 
@@ -23,9 +29,21 @@ class DSASpec(Spec):
     @field_validator("strategy")
     @classmethod
     def _distinct(cls, value: tuple[Operation, ...]) -> tuple[Operation, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("each operation may be listed once")
-        return value
+        return _without_repetition(value)
+
+
+class IDCAugmentationSpec(Spec):
+    """The IDC family's composition: flip, colour and cutout whenever listed, and one of the other listed operations."""
+
+    kind: Literal["idc"] = "idc"
+    version: Literal[1] = 1
+    strategy: tuple[Operation, ...] = Field(default=("color", "crop", "cutout"), min_length=1, max_length=6)
+    """Operations, applied in the order flip, colour, the one that is drawn among crop, scale and rotate, cutout."""
+
+    @field_validator("strategy")
+    @classmethod
+    def _distinct(cls, value: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        return _without_repetition(value)
 
 
 class NoAugmentationSpec(Spec):
@@ -35,4 +53,4 @@ class NoAugmentationSpec(Spec):
     version: Literal[1] = 1
 
 
-AugmentationSpec = Annotated[DSASpec | NoAugmentationSpec, Field(discriminator="kind")]
+AugmentationSpec = Annotated[DSASpec | IDCAugmentationSpec | NoAugmentationSpec, Field(discriminator="kind")]

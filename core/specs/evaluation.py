@@ -12,11 +12,24 @@ from typing import Literal
 from pydantic import Field
 
 from core.catalogue import DatasetInfo
-from core.specs.augmentation import OPERATIONS, AugmentationSpec, DSASpec
+from core.specs.augmentation import (
+    OPERATIONS,
+    AugmentationSpec,
+    DSASpec,
+    IDCAugmentationSpec,
+    NoAugmentationSpec,
+    Operation,
+)
 from core.specs.base import Spec
+from core.specs.experts import RealTrainingSpec
+from core.specs.init import ForgettingInitSpec, HerdingInitSpec, InitSpec, KCenterInitSpec
 from core.specs.network import NetworkSpec
 
-ProtocolName = Literal["dm"]
+ProtocolName = Literal["dm", "cafe", "idc"]
+Baseline = Literal["herding", "k_center", "forgetting", "mosaic"]
+_INITS: dict[Baseline, type[HerdingInitSpec | KCenterInitSpec | ForgettingInitSpec]] = {
+    "herding": HerdingInitSpec, "k_center": KCenterInitSpec, "forgetting": ForgettingInitSpec,
+}
 
 
 class EvaluationSpec(Spec):
@@ -25,31 +38,52 @@ class EvaluationSpec(Spec):
     protocol: ProtocolName = "dm"
     version: Literal[1] = 1
     network: NetworkSpec
+    cross_networks: tuple[NetworkSpec, ...] = Field(default=(), max_length=16)
+    """Further architectures on which the distilled set and random selection are evaluated under the same protocol."""
+
     num_eval: int = Field(default=5, ge=1, le=100)
     """Independently initialised networks; mean and sample standard deviation are over these."""
 
     num_epochs: int = Field(default=1000, ge=1, le=100_000)
-    """E of the published loop, which passes E + 1 times over the set."""
+    """E of the published loop."""
+
+    schedule: Literal["one_drop", "two_drops"] = "one_drop"
+    """`one_drop` (DC): E + 1 passes, a tenth of the rate after pass E // 2 + 1, with the momentum forgotten. `two_drops` (IDC):
+    E passes, a fifth of the rate after 2 E / 3 and again after 5 E / 6."""
 
     batch_size: int = Field(default=256, ge=1, le=65_536)
     """Synthetic images per step."""
 
     lr_net: float = Field(default=0.01, gt=0.0, le=100.0)
-    """Initial learning rate of the networks; a tenth of it after epoch E // 2 + 1, with the momentum forgotten."""
+    """Initial learning rate of the networks."""
 
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     weight_decay: float = Field(default=5e-4, ge=0.0, le=1.0)
     augmentation: AugmentationSpec
     """One operation per batch with parameters per image, for `dsa`."""
 
+    cutmix_probability: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Chance that CutMix mixes a batch."""
+
     random_draws: int = Field(default=3, ge=0, le=100)
     """Independent draws of random real images at the same budget, one network each; 0 leaves the baseline out."""
+
+    baselines: tuple[Baseline, ...] = Field(default=(), max_length=4)
+    """Further sets of real images at the same budget, `random_draws` networks each: coresets in the feature space of one
+    trained network, and `mosaic`, random real images packed as the parameterization packs its own."""
+
+    baseline_training: RealTrainingSpec = RealTrainingSpec(num_epochs=50)
+    """How the network is trained on the real set in whose features, or by whose mistakes, the coresets are chosen."""
 
     check_8bit: bool = True
     """Also evaluate the clamped 8-bit images, as the PNG and parquet files hold them."""
 
     held_out_every_iterations: int = Field(default=0, ge=0, le=1_000_000)
     """Train one network on the synthetic set each so many iterations and test it on held-out training images; 0: never."""
+
+    def baseline_inits(self) -> dict[Baseline, InitSpec]:
+        """How the coresets among the baselines are chosen, by name."""
+        return {name: _INITS[name](training=self.baseline_training) for name in self.baselines if name in _INITS}
 
 
 def dm_protocol(info: DatasetInfo, network: NetworkSpec) -> EvaluationSpec:
@@ -58,4 +92,25 @@ def dm_protocol(info: DatasetInfo, network: NetworkSpec) -> EvaluationSpec:
     return EvaluationSpec(protocol="dm", network=network, augmentation=DSASpec(strategy=strategy))
 
 
-PROTOCOLS: dict[ProtocolName, Callable[[DatasetInfo, NetworkSpec], EvaluationSpec]] = {"dm": dm_protocol}
+def cafe_protocol(info: DatasetInfo, network: NetworkSpec) -> EvaluationSpec:
+    """CAFE's own: as `dm`, for 600 epochs and without augmentation."""
+    plain = {"protocol": "cafe", "num_epochs": 600, "augmentation": NoAugmentationSpec()}
+    return dm_protocol(info, network).model_copy(update=plain)
+
+
+def idc_protocol(info: DatasetInfo, network: NetworkSpec) -> EvaluationSpec:
+    """The protocol of IDC, DREAM, M3D and DSDM: batches of 64, two drops, the IDC family's augmentation, CutMix.
+
+    Published without CutMix on MNIST; here on every set whose images must not be mirrored and have one channel.
+    """
+    strategy: tuple[Operation, ...] = ("color", "crop", "flip", "scale", "rotate")
+    digits = not info.mirrored and info.channels == 1
+    return EvaluationSpec(
+        protocol="idc", network=network, schedule="two_drops", batch_size=64, cutmix_probability=0.0 if digits else 0.5,
+        augmentation=IDCAugmentationSpec(strategy=tuple(op for op in strategy if op != "flip" or info.mirrored)),
+    )
+
+
+PROTOCOLS: dict[ProtocolName, Callable[[DatasetInfo, NetworkSpec], EvaluationSpec]] = {
+    "dm": dm_protocol, "cafe": cafe_protocol, "idc": idc_protocol,
+}

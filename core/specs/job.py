@@ -1,14 +1,15 @@
-"""The request a client sends and the resolved specification a worker runs."""
+"""The request a client sends and the resolved specifications a worker runs, one for each kind of job."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter
 
 from core.specs.base import Spec, digest
 from core.specs.dataset import DatasetSpec
 from core.specs.evaluation import EvaluationSpec
+from core.specs.experts import PoolSpec
 from core.specs.method import MethodSpec
 
 Scale = Literal["paper", "small"]
@@ -28,17 +29,10 @@ class ResourcesSpec(Spec):
     """On CUDA, only kernels that give the same bytes at each run; slower. The CPU is always deterministic."""
 
 
-class JobOptions(Spec):
-    """The fields that request and resolved specification share as they are."""
+class RunOptions(Spec):
+    """What every kind of job says: its data, and how it is queued and run."""
 
-    kind: Literal["distillation"] = "distillation"
     dataset: DatasetSpec
-    ipc: int = Field(ge=1, le=10_000)
-    """Images per class, counted as stored scalars: the budget is classes x ipc x channels x height x width."""
-
-    scale: Scale = "paper"
-    """`small` caps a recipe to at most 3 minutes of distillation on 2 CPU cores; `capped` lists what it changed."""
-
     resources: ResourcesSpec = ResourcesSpec()
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of everything random in the job; the same specification and seed give the same bytes on a CPU."""
@@ -50,6 +44,22 @@ class JobOptions(Spec):
 
     max_attempts: int = Field(default=3, ge=1, le=10)
     """Attempts that may end badly before the job fails; a drain or a store outage does not count."""
+
+    @property
+    def queue(self) -> str:
+        """Name of the Celery queue whose workers have the resources."""
+        return "gpu" if self.resources.gpus else "cpu"
+
+
+class JobOptions(RunOptions):
+    """The fields that request and resolved specification of a distillation share as they are."""
+
+    kind: Literal["distillation"] = "distillation"
+    ipc: int = Field(ge=1, le=10_000)
+    """Images per class, counted as stored scalars: the budget is classes x ipc x channels x height x width."""
+
+    scale: Scale = "paper"
+    """`small` caps a recipe to at most 3 minutes of distillation on 2 CPU cores; `capped` lists what it changed."""
 
 
 class JobRequest(JobOptions):
@@ -80,15 +90,33 @@ class DistillationSpec(JobOptions):
     method: MethodSpec
     evaluation: EvaluationSpec
 
-    @property
-    def queue(self) -> str:
-        """Name of the Celery queue whose workers have the resources."""
-        return "gpu" if self.resources.gpus else "cpu"
-
     def science_digest(self) -> str:
         """SHA-256 over what decides the synthetic set's bytes: checkpoints of another digest are refused."""
         part = self.model_dump(mode="json", include={"spec_version", "kind", "dataset", "ipc", "method", "seed"})
         return digest(part | {"deterministic": self.resources.deterministic})
 
 
-JobSpec = DistillationSpec
+class ExpertsSpec(RunOptions):
+    """A pool of networks to be trained on the real set. Clients do not send it: the jobs that need a pool ask for it."""
+
+    kind: Literal["experts"] = "experts"
+    spec_version: Literal[1] = 1
+    pool: PoolSpec
+
+    def science_digest(self) -> str:
+        """SHA-256 over what decides the networks; `seed` counts for the held-out images alone."""
+        part = self.model_dump(mode="json", include={"spec_version", "kind", "dataset", "pool", "seed"})
+        return digest(part | {"deterministic": self.resources.deterministic})
+
+
+JobSpec = Annotated[DistillationSpec | ExpertsSpec, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
+
+
+def parse_job_spec(tree: dict[str, Any]) -> JobSpec:
+    """A specification as a row or `job.json` holds it.
+
+    Raises:
+        pydantic.ValidationError: it is none that this version understands.
+    """
+    return _ADAPTER.validate_python(tree, strict=False)

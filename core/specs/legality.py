@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from core.catalogue import DatasetInfo
 from core.errors import FieldProblem, SpecError
+from core.specs.compatibility import COMPATIBILITY
+from core.specs.fit import NETWORK_RULES
 from core.specs.job import DistillationSpec
-from core.specs.network import NetworkSpec
 
 Rule = Callable[[DistillationSpec, DatasetInfo], FieldProblem | None]
 
@@ -28,24 +29,6 @@ def _ipc_fits_smallest_class(spec: DistillationSpec, info: DatasetInfo) -> Field
     )
 
 
-def _depth_fits(network: NetworkSpec, info: DatasetInfo, pointer: str) -> FieldProblem | None:
-    side = min(info.height, info.width)
-    if side >> network.depth >= 1:
-        return None
-    return FieldProblem(
-        pointer, "network_too_deep",
-        f"depth {network.depth} halves a side of {side} px below one pixel; at most {side.bit_length() - 1}",
-    )
-
-
-def _matching_depth(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
-    return _depth_fits(spec.method.network, info, "/method/network/depth")
-
-
-def _evaluation_depth(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
-    return _depth_fits(spec.evaluation.network, info, "/evaluation/network/depth")
-
-
 def _held_out_exists(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
     fraction = spec.dataset.held_out_fraction
     if not spec.evaluation.held_out_every_iterations or all(int(n * fraction) >= 1 for n in info.train_per_class):
@@ -56,7 +39,7 @@ def _held_out_exists(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem 
     )
 
 
-RULES: tuple[Rule, ...] = (_ipc_fits_smallest_class, _matching_depth, _evaluation_depth, _held_out_exists)
+RULES: tuple[Rule, ...] = (_ipc_fits_smallest_class, *NETWORK_RULES, _held_out_exists, *COMPATIBILITY)
 
 
 def check(spec: DistillationSpec, info: DatasetInfo) -> None:

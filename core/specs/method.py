@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core.specs.augmentation import AugmentationSpec
 from core.specs.base import Spec
-from core.specs.models import ModelsSpec
+from core.specs.init import InitSpec
+from core.specs.models import DynamicBilevelSpec, ModelsSpec
 from core.specs.network import NetworkSpec
-from core.specs.objective import ObjectiveSpec, TermSpecs
+from core.specs.objective import ObjectiveSpec
 from core.specs.selection import SelectionSpec
-from core.specs.synthetic import HardLabelsSpec, InitSpec, LabelsSpec, OptimizerSpec, ParameterizationSpec, PixelsSpec
+from core.specs.synthetic import HardLabelsSpec, LabelsSpec, OptimizerSpec, ParameterizationSpec, PixelsSpec
+from core.specs.terms import TermSpecs
 
 
 class MethodSpec(Spec):
@@ -28,5 +30,25 @@ class MethodSpec(Spec):
     augmentation: AugmentationSpec
     init: InitSpec
     optimizer: OptimizerSpec
-    num_iterations: int = Field(ge=0, le=1_000_000)
-    """Updates of the synthetic set; 0 keeps what `init` chose, which is a coreset."""
+    num_iterations: int | None = Field(default=None, ge=0, le=1_000_000)
+    """Updates of the synthetic set; 0 keeps what `init` chose, which is a coreset. Either this or `num_networks` is set."""
+
+    num_networks: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Matching networks after which a method ends that counts them (`dynamic_bilevel`), however many updates each serves."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> MethodSpec:
+        if (self.num_iterations is None) == (self.num_networks is None):
+            raise ValueError("exactly one of num_iterations and num_networks must be set")
+        if self.num_networks is not None and not isinstance(self.models, DynamicBilevelSpec):
+            raise ValueError(f"num_networks counts the networks of models 'dynamic_bilevel'; models is {self.models.kind!r}")
+        return self
+
+    @property
+    def max_iterations(self) -> int:
+        """Updates of the synthetic set, at most."""
+        if self.num_iterations is not None:
+            return self.num_iterations
+        assert self.num_networks is not None
+        assert isinstance(self.models, DynamicBilevelSpec)
+        return self.num_networks * self.models.max_steps_per_network

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from core.specs.base import Spec
+from core.specs.experts import RealTrainingSpec
 
 
 class FreshRandomSpec(Spec):
-    """A network with newly drawn weights, kept for a fixed number of iterations and never trained (DM)."""
+    """A network with newly drawn weights, kept for a fixed number of iterations and never trained (DM, M3D)."""
 
     kind: Literal["fresh_random"] = "fresh_random"
     version: Literal[1] = 1
@@ -18,4 +19,73 @@ class FreshRandomSpec(Spec):
     """Iterations that share one draw of the weights."""
 
 
-ModelsSpec = FreshRandomSpec
+class PretrainedPoolSpec(Spec):
+    """Networks trained on the real set beforehand; each iteration draws one uniformly (DSDM)."""
+
+    kind: Literal["pretrained_pool"] = "pretrained_pool"
+    version: Literal[1] = 1
+    num_networks: int = Field(default=10, ge=1, le=1000)
+    training: RealTrainingSpec = RealTrainingSpec(num_epochs=20)
+    pool_seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    """Seed of the trained networks; jobs with equal pools share them."""
+
+
+class GrowingQueueSpec(Spec):
+    """A queue of networks that are trained on the real set while they serve; new ones enter, the oldest leave (IDM)."""
+
+    kind: Literal["growing_queue"] = "growing_queue"
+    version: Literal[1] = 1
+    num_initial: int = Field(default=3, ge=1, le=1000)
+    """Freshly drawn networks at the start."""
+
+    capacity: int = Field(default=100, ge=1, le=1000)
+    """Largest length; beyond it the oldest network is dropped."""
+
+    push_every: int = Field(default=30, ge=1, le=100_000)
+    """Iterations between new networks."""
+
+    num_trained: int = Field(default=2, ge=0, le=100)
+    """Different networks that are trained after each iteration."""
+
+    num_steps: int = Field(default=10, ge=1, le=10_000)
+    """Training steps of each of them."""
+
+    batch_size: int = Field(default=256, ge=1, le=65_536)
+    lr_net: float = Field(default=0.01, gt=0.0, le=100.0)
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=5e-4, ge=0.0, le=1.0)
+    accuracy_decay: float = Field(default=0.99, ge=0.0, lt=1.0)
+    """Share of the old running accuracy that stays at each training step."""
+
+
+class DynamicBilevelSpec(Spec):
+    """A fresh network, matched until its accuracy on real images settles, trained on the synthetic set in between (CAFE)."""
+
+    kind: Literal["dynamic_bilevel"] = "dynamic_bilevel"
+    version: Literal[1] = 1
+    window: int = Field(default=10, ge=2, le=1000)
+    """Readings that a stopping test looks at."""
+
+    settled_below: float = Field(default=0.04, gt=0.0, le=1.0)
+    """The network is replaced once accuracies after matching steps, as fractions, spread less than this."""
+
+    moved_above: float = Field(default=0.03, gt=0.0, le=1.0)
+    """Training between two matching steps ends once accuracies after its epochs spread more than this."""
+
+    max_steps_per_network: int = Field(default=50, ge=1, le=100_000)
+    """Matching steps after which the network is replaced in any case."""
+
+    max_epochs: int = Field(default=50, ge=1, le=100_000)
+    """Epochs after which training between two steps ends in any case; the published code has no such limit."""
+
+    batch_size: int = Field(default=256, ge=1, le=65_536)
+    """Synthetic images of a training step."""
+
+    lr_net: float = Field(default=0.01, gt=0.0, le=100.0)
+    num_watched: int = Field(default=128, ge=1, le=100_000)
+    """Real images of each class on which accuracy is read; clipped to the smallest class."""
+
+
+ModelsSpec = Annotated[
+    FreshRandomSpec | PretrainedPoolSpec | GrowingQueueSpec | DynamicBilevelSpec, Field(discriminator="kind")
+]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core.specs.base import Spec
+
+Factor = Annotated[float, Field(ge=0.0, le=1e6)]
+Width = Annotated[float, Field(gt=0.0, le=1e6)]
 
 
 class MeanFeatureSpec(Spec):
@@ -18,7 +21,54 @@ class MeanFeatureSpec(Spec):
     """Factor of the loss; summed over classes and feature entries."""
 
 
-ObjectiveSpec = MeanFeatureSpec
+class LayerwiseFeatureSpec(Spec):
+    """CAFE: squared distance between class means after every block, before and after the last pool (arXiv:2203.01531)."""
 
-TermSpecs = tuple[()]
-"""Extra losses added to any objective. No kind exists yet, so the list must be empty."""
+    kind: Literal["layerwise_feature"] = "layerwise_feature"
+    version: Literal[1] = 1
+    weight: float = Field(default=1.0, gt=0.0, le=1e6)
+    """Factor of the loss; summed over classes and all entries of every layer."""
+
+    layer_weights: tuple[Factor, ...] = Field(default=(0.1, 0.1, 1.0), min_length=1, max_length=6)
+    """Factors of the blocks' activations before their pools, shallow to deep; a deeper network repeats the last one, a
+    shallower one leaves the rest unused."""
+
+    flat_weight: float = Field(default=2.0, ge=0.0, le=1e6)
+    """Factor of the flat output of the last pool; the published code counts it twice, as map and as vector."""
+
+    @model_validator(mode="after")
+    def _some_layer(self) -> LayerwiseFeatureSpec:
+        if not any((*self.layer_weights, self.flat_weight)):
+            raise ValueError("layer_weights and flat_weight must not all be 0")
+        return self
+
+
+class RKHSSpec(Spec):
+    """M3D: maximum mean discrepancy between real and synthetic features (Zhang et al., AAAI 2024)."""
+
+    kind: Literal["rkhs"] = "rkhs"
+    version: Literal[1] = 1
+    weight: float = Field(default=1.0, gt=0.0, le=1e6)
+    kernel: Literal["gaussian", "linear", "polynomial"] = "gaussian"
+    """`gaussian` sums kernels over `bandwidths`; `linear` is the DM loss; `polynomial` is (x.y + 1)^2."""
+
+    bandwidths: tuple[Width, ...] = Field(default=(0.25, 0.5, 1.0, 2.0, 4.0), min_length=1, max_length=16)
+    """Factors of the mean squared distance between different images of a class, real and synthetic together."""
+
+
+class GaussianSpec(Spec):
+    """DSDM: class prototype plus covariance of the features (Li et al., ACM MM 2024)."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    version: Literal[1] = 1
+    weight: float = Field(default=1.0, gt=0.0, le=1e6)
+    covariance_weight: float = Field(default=50.0, ge=0.0, le=1e6)
+    """Factor of the squared Frobenius distance of the covariances, divided by the number of features; 0 leaves it out."""
+
+    unbiased: bool = True
+    """Divide a covariance by the number of images less one, as the published code does; otherwise by their number (paper)."""
+
+
+ObjectiveSpec = Annotated[
+    MeanFeatureSpec | LayerwiseFeatureSpec | RKHSSpec | GaussianSpec, Field(discriminator="kind")
+]

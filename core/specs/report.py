@@ -11,7 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-Phase = Literal["preparing", "distilling", "evaluating", "reporting"]
+Phase = Literal["preparing", "training", "distilling", "evaluating", "reporting"]
+"""`training`: of networks on the real set; `evaluating` trains on synthetic ones."""
+
+CHECKPOINT_FILE = "resume.safetensors"
+"""Name in a job directory of the checkpoint to continue from."""
+
+EXPERTS_DIR = "experts"
+"""Folder in a job directory of the pools that the job needs, each as `<content key>.safetensors`."""
 
 
 class ExitCode(IntEnum):
@@ -126,7 +133,7 @@ class JobFile(BaseModel):
     job_id: str
     attempt: int
     spec: dict[str, Any]
-    """A `DistillationSpec`, as JSON."""
+    """A `JobSpec`, as JSON."""
 
     dataset_dir: str
     """Folder of the canonical real set."""

@@ -12,16 +12,18 @@ from core.errors import FieldProblem, SpecError
 from core.specs.augmentation import AugmentationSpec
 from core.specs.dataset import DatasetSpec
 from core.specs.evaluation import PROTOCOLS, EvaluationSpec
+from core.specs.init import InitSpec
 from core.specs.job import DistillationSpec, JobRequest
 from core.specs.legality import check
 from core.specs.merge import merge
 from core.specs.method import MethodSpec
 from core.specs.models import ModelsSpec
 from core.specs.network import NetworkSpec
-from core.specs.objective import ObjectiveSpec, TermSpecs
+from core.specs.objective import ObjectiveSpec
 from core.specs.recipes import capped_for, recipe_by_name
 from core.specs.selection import SelectionSpec
-from core.specs.synthetic import InitSpec, LabelsSpec, OptimizerSpec, ParameterizationSpec
+from core.specs.synthetic import LabelsSpec, OptimizerSpec, ParameterizationSpec
+from core.specs.terms import TermSpecs
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -37,7 +39,7 @@ def resolve(request: JobRequest) -> DistillationSpec:
     info = dataset_info(request.dataset.name)
     if request.recipe:
         method, evaluation, capped = capped_for(request.scale, recipe_by_name(request.recipe).build(info, request.ipc))
-        method_tree = merge(method.model_dump(mode="json"), request.method)
+        method_tree = merge(_without_other_length(method.model_dump(mode="json"), request.method), request.method)
         base = evaluation
     else:
         if not request.method:
@@ -56,6 +58,12 @@ def resolve(request: JobRequest) -> DistillationSpec:
     )
     check(spec, info)
     return spec
+
+
+def _without_other_length(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """A request that says how long in iterations replaces a recipe's number of networks, and the other way round."""
+    lengths = {"num_iterations", "num_networks"}
+    return base | dict.fromkeys(lengths, None) if lengths & override.keys() else base
 
 
 def _still_capped(notes: tuple[str, ...], trees: dict[str, Any]) -> tuple[str, ...]:

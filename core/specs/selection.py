@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,4 +18,22 @@ class UniformSpec(Spec):
     """Real images per class and iteration; clipped to the smallest class, with a warning event."""
 
 
-SelectionSpec = UniformSpec
+class RepresentativeSpec(Spec):
+    """DREAM: the images nearest to the centres of feature clusters of each class, kept for some iterations (ICCV 2023)."""
+
+    kind: Literal["representative"] = "representative"
+    version: Literal[1] = 1
+    real_batch_per_class: int = Field(default=128, ge=1, le=100_000)
+    """Clusters, and real images, per class; clipped to the smallest class, with a warning event."""
+
+    refresh_every: int = Field(default=10, ge=1, le=1_000_000)
+    """Iterations that see the same images; then the features of the current network are clustered anew."""
+
+    num_candidates: int = Field(default=0, ge=0, le=1_000_000)
+    """Images of each class, drawn at each refresh, among which clusters are sought, at least one for each; 0 takes all."""
+
+    weighting: Literal["equal", "cluster_size"] = "equal"
+    """`equal` treats all chosen images alike, as published; `cluster_size` lets each stand for its cluster's share."""
+
+
+SelectionSpec = Annotated[UniformSpec | RepresentativeSpec, Field(discriminator="kind")]

@@ -1,4 +1,4 @@
-"""Slots `parameterization`, `labels`, `init` and `optimizer`: how the synthetic set is stored, started and moved."""
+"""Slots `parameterization`, `labels` and `optimizer`: how the synthetic set is stored and moved."""
 
 from __future__ import annotations
 
@@ -8,15 +8,41 @@ from pydantic import Field
 
 from core.specs.base import Spec
 
+PixelSpace = Literal["normalised", "unit"]
+"""`normalised`: network space, not clamped. `unit`: stored in [0, 1], clamped after each update, normalised when decoded."""
+
 
 class PixelsSpec(Spec):
-    """One learned pixel per stored scalar: ipc images per class, in network space, not clamped (DC, DM)."""
+    """One learned pixel per stored scalar: ipc images per class (DC, DM)."""
 
     kind: Literal["pixels"] = "pixels"
     version: Literal[1] = 1
+    space: PixelSpace = "normalised"
+    """Where pixels live; a learning rate means nothing without it."""
 
 
-ParameterizationSpec = PixelsSpec
+class MultiFormationSpec(Spec):
+    """Each stored image is cut into cells and every cell enlarged to a full image (IDC, IDM, M3D, DSDM)."""
+
+    kind: Literal["multi_formation"] = "multi_formation"
+    version: Literal[1] = 1
+    factor: int = Field(default=2, ge=2, le=8)
+    """Cells along each cut axis."""
+
+    axes: Literal["both", "time"] = "both"
+    """`time` cuts the width only, for spectrograms."""
+
+    space: PixelSpace = "unit"
+    """Where pixels live; a learning rate means nothing without it."""
+
+    shrink: Literal["mean", "nearest"] = "mean"
+    """How a real image becomes the start of a cell: mean of the pixels that fall together (IDM), or every factor-th (IDC)."""
+
+    max_per_class: int = Field(default=0, ge=0, le=100_000)
+    """Decoded images per class that an iteration sees, drawn anew each time; 0 means all."""
+
+
+ParameterizationSpec = Annotated[PixelsSpec | MultiFormationSpec, Field(discriminator="kind")]
 
 
 class HardLabelsSpec(Spec):
@@ -29,33 +55,22 @@ class HardLabelsSpec(Spec):
 LabelsSpec = HardLabelsSpec
 
 
-class RandomInitSpec(Spec):
-    """Real images drawn uniformly within each class, without replacement. With 0 iterations: random selection."""
-
-    kind: Literal["random"] = "random"
-    version: Literal[1] = 1
-
-
-class NoiseInitSpec(Spec):
-    """Independent N(0, 1) pixels in network space."""
-
-    kind: Literal["noise"] = "noise"
-    version: Literal[1] = 1
-
-
-InitSpec = Annotated[RandomInitSpec | NoiseInitSpec, Field(discriminator="kind")]
-
-
 class SGDSpec(Spec):
     """Stochastic gradient descent with momentum on the synthetic set: one joint step per iteration."""
 
     kind: Literal["sgd"] = "sgd"
     version: Literal[1] = 1
     lr_img: float = Field(default=1.0, gt=0.0, le=1e6)
-    """Learning rate of the synthetic images, in network-space units per unit of gradient."""
+    """Learning rate of the synthetic images, in units of the pixels' space per unit of gradient."""
 
     momentum: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Momentum, without dampening and without Nesterov's correction."""
+
+    milestones: tuple[float, ...] = Field(default=(), max_length=16)
+    """Fractions of the run after which the learning rate is multiplied by `decay`."""
+
+    decay: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Factor of the learning rate at each milestone."""
 
 
 OptimizerSpec = SGDSpec

@@ -25,6 +25,11 @@ class TestRealSet:
         with pytest.raises(DatasetUnreadableError, match="digest"):
             RealSet.load(folder, dataset_info("digits"), device=CPU)
 
+    def test_takes_any_data_of_a_set_without_a_digest(self, digits_dir: Path, digits: RealSet) -> None:
+        unverified = RealSet.load(digits_dir, dataset_info("digits").model_copy(update={"digest": None}), device=CPU)
+        assert unverified.digest == digits.digest == dataset_info("digits").digest
+        assert torch.equal(unverified.images, digits.images)
+
     def test_is_sorted_by_class_with_offsets(self, digits: RealSet) -> None:
         assert digits.counts == digits.info.train_per_class
         assert digits.images.dtype == torch.uint8

@@ -1,0 +1,91 @@
+"""Which pools of trained networks a job needs before it can run, and the key under which each is shared. Torch-free."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from core.specs.base import digest
+from core.specs.dataset import DatasetSpec
+from core.specs.experts import PoolSpec
+from core.specs.init import EmbeddedInitSpec, ForgettingInitSpec, HerdingInitSpec, InitSpec, KCenterInitSpec, KMeansInitSpec
+from core.specs.job import DistillationSpec, ExpertsSpec, JobSpec
+from core.specs.models import ModelsSpec, PretrainedPoolSpec
+from core.specs.network import NetworkSpec
+from core.specs.terms import ClassCentralizationSpec, TermSpec
+
+TRAINING_VERSION = 1
+"""Grows whenever the training of networks on real data changes its numbers, so that old pools are not taken for new ones."""
+
+
+def required_pools(spec: DistillationSpec) -> tuple[PoolSpec, ...]:
+    """Every pool that a slot of the method, or a baseline of its evaluation, reads; each once, in a fixed order."""
+    method = spec.method
+    pools = [pool_of_models(method.models, method.network), pool_of_init(method.init, method.network)]
+    pools += [pool_of_term(term) for term in method.terms]
+    pools += [pool_of_init(init, spec.evaluation.network) for init in spec.evaluation.baseline_inits().values()]
+    return tuple(dict.fromkeys(pool for pool in pools if pool is not None))
+
+
+def required_experts(spec: JobSpec, dataset_digest: str) -> dict[str, ExpertsSpec]:
+    """The jobs that train what `required_pools` lists, by content key.
+
+    They run where the asking job runs, with its priority. What limits that job alone (its time, its attempts) and what
+    labels it stays behind, because others will wait for the same networks.
+    """
+    if not isinstance(spec, DistillationSpec):
+        return {}
+    dataset = spec.dataset
+    seed = spec.seed if dataset.held_out_fraction else 0
+    return {
+        pool_key(pool, dataset, dataset_digest, seed=seed): ExpertsSpec(
+            dataset=dataset, pool=pool, seed=seed, resources=spec.resources, priority=spec.priority
+        )
+        for pool in required_pools(spec)
+    }
+
+
+def pool_of_models(spec: ModelsSpec, network: NetworkSpec) -> PoolSpec | None:
+    """The pool behind the slot `models`."""
+    if not isinstance(spec, PretrainedPoolSpec):
+        return None
+    return PoolSpec(network=network, num_networks=spec.num_networks, training=spec.training, pool_seed=spec.pool_seed)
+
+
+def pool_of_term(spec: TermSpec) -> PoolSpec | None:
+    """The pool behind a term."""
+    if not isinstance(spec, ClassCentralizationSpec):
+        return None
+    return PoolSpec(network=spec.network, num_networks=spec.num_networks, training=spec.training, pool_seed=spec.pool_seed)
+
+
+def pool_of_init(spec: InitSpec, network: NetworkSpec) -> PoolSpec | None:
+    """The one network that embeds, or forgets, for an `init` kind."""
+    if not isinstance(spec, EmbeddedInitSpec):
+        return None
+    match spec:
+        case HerdingInitSpec() | KCenterInitSpec() | KMeansInitSpec():
+            count_forgetting = False
+        case ForgettingInitSpec():
+            count_forgetting = True
+        case _:
+            assert_never(spec)
+    return PoolSpec(
+        network=network, num_networks=1, training=spec.training, pool_seed=spec.pool_seed, count_forgetting=count_forgetting
+    )
+
+
+def pool_key(pool: PoolSpec, dataset: DatasetSpec, dataset_digest: str, *, seed: int) -> str:
+    """Content key of a pool: equal keys mean equal bytes, up to the machine.
+
+    Args:
+        pool: the networks and their training.
+        dataset: held-out fraction.
+        dataset_digest: digest of the canonical data.
+        seed: seed of the job; it chooses the held-out images and counts only where some are held out.
+    """
+    held_out = {"fraction": dataset.held_out_fraction, "seed": seed} if dataset.held_out_fraction else None
+    content = {
+        "training_version": TRAINING_VERSION, "pool": pool.model_dump(mode="json"), "dataset": dataset_digest,
+        "held_out": held_out,
+    }
+    return f"experts-{digest(content)}"

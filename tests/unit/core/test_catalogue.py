@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from core.catalogue import CATALOGUE, DatasetInfo, convnet_depth
+from core.class_names import TINY_IMAGENET
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("info", CATALOGUE.values(), ids=CATALOGUE)
+class TestEverySet:
+    def test_facts_agree_with_each_other(self, info: DatasetInfo) -> None:
+        assert len(info.train_per_class) == len(info.test_per_class) == info.num_classes
+        assert len(set(info.classes)) == info.num_classes
+        assert len(info.mean) == len(info.std) == info.channels
+        assert all(0 < value < 1 for value in (*info.mean, *info.std))
+
+    def test_identity_fits_a_folder_name_and_is_its_own(self, info: DatasetInfo) -> None:
+        assert info.identity.replace("-", "").isalnum()
+        assert [other.name for other in CATALOGUE.values() if other.identity == info.identity] == [info.name]
+
+
+def test_totals_are_the_published_ones() -> None:
+    totals = {name: (sum(info.train_per_class), sum(info.test_per_class)) for name, info in CATALOGUE.items()}
+    assert totals == {
+        "digits": (1352, 445), "mnist": (60_000, 10_000), "fashion-mnist": (60_000, 10_000), "svhn": (73_257, 26_032),
+        "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "tiny-imagenet": (100_000, 10_000),
+    }
+
+
+def test_only_sets_that_were_at_hand_are_verified() -> None:
+    verified = {name for name, info in CATALOGUE.items() if info.verified}
+    assert verified == {"digits", "mnist", "fashion-mnist", "cifar10"}
+    assert all(len(CATALOGUE[name].identity) == 64 for name in verified)
+
+
+def test_a_mirrored_digit_is_another_class() -> None:
+    assert {name for name, info in CATALOGUE.items() if not info.mirrored} == {"digits", "mnist", "svhn"}
+
+
+def test_labels_of_tiny_imagenet_follow_its_folders() -> None:
+    assert list(TINY_IMAGENET) == sorted(TINY_IMAGENET)
+    assert CATALOGUE["tiny-imagenet"].classes[:2] == ("goldfish", "European fire salamander")
+
+
+@pytest.mark.parametrize(("side", "depth"), [(8, 1), (28, 3), (32, 3), (64, 4)])
+def test_depth_rule(side: int, depth: int) -> None:
+    assert convnet_depth(side) == depth

@@ -1,0 +1,128 @@
+"""Combinations that mean nothing are refused with a message that names both fields; their neighbours are not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from core.catalogue import CATALOGUE, DatasetInfo
+from core.errors import SpecError
+from core.specs.estimate import estimate
+from core.specs.job import JobRequest
+from core.specs.recipes import RECIPES
+from core.specs.requirements import pool_key, required_pools
+from core.specs.resolve import resolve
+
+pytestmark = pytest.mark.unit
+
+QUEUE = {"kind": "growing_queue"}
+UNTRAINED = {"kind": "pretrained_pool", "training": {"num_epochs": 0}}
+POOL = {"kind": "pretrained_pool", "training": {"num_epochs": 1}}
+PACKED = {"kind": "multi_formation"}
+SPREAD = {"kind": "class_centralization", "network": {"kind": "convnet", "depth": 1}}
+REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str, tuple[str, ...]]] = [
+    ("spread at ipc 1", {"terms": [{"kind": "class_centralization"}]}, {"ipc": 1}, "/method/terms/0",
+     ("class_centralization", "ipc is 1", "pixels")),
+    ("local covariance at ipc 1", {"terms": [{"kind": "local_covariance"}]}, {"ipc": 1}, "/method/terms/0",
+     ("local_covariance", "ipc is 1")),
+    ("covariance at ipc 1", {"objective": {"kind": "gaussian"}}, {"ipc": 1}, "/method/objective/covariance_weight",
+     ("covariance_weight", "ipc is 1")),
+    ("regulariser without accuracy", {"terms": [{"kind": "classification_regulariser"}]}, {}, "/method/terms/0",
+     ("classification_regulariser", "fresh_random")),
+    ("regulariser on untrained networks", {"terms": [{"kind": "classification_regulariser"}], "models": UNTRAINED}, {},
+     "/method/models/training/num_epochs", ("classification_regulariser", "models.training.num_epochs")),
+    ("forgetting without training", {"init": {"kind": "forgetting", "training": {"num_epochs": 0}}}, {},
+     "/method/init/training/num_epochs", ("forgetting", "init.training.num_epochs")),
+    ("layers of an mlp", {"objective": {"kind": "layerwise_feature"}, "network": {"kind": "mlp"}}, {}, "/method/objective",
+     ("layerwise_feature", "mlp")),
+    ("map of an mlp", {"terms": [{"kind": "local_covariance"}], "network": {"kind": "mlp"}}, {}, "/method/terms/0",
+     ("local_covariance", "mlp")),
+    ("cells below a pixel", {"parameterization": {"kind": "multi_formation", "factor": 8, "axes": "both"}}, {"ipc": 3}, "/ipc",
+     ("ipc 3", "factor 8")),
+    ("counting networks of another slot", {"num_networks": 3, "num_iterations": None}, {}, "/method",
+     ("num_networks", "fresh_random")),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "pointer", "words"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
+)
+def test_refused(small_spec: Any, method: dict[str, Any], fields: dict[str, Any], pointer: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(SpecError) as caught:
+        small_spec(method=method, **fields)
+    found = {problem.pointer: problem.message for problem in caught.value.problems}
+    assert pointer in found
+    assert all(word in found[pointer] for word in words)
+
+
+@pytest.mark.parametrize("method", [
+    {"terms": [SPREAD, {"kind": "local_covariance"}], "parameterization": PACKED},
+    {"objective": {"kind": "gaussian"}, "parameterization": PACKED},
+    {"objective": {"kind": "gaussian", "covariance_weight": 0.0}},
+    {"terms": [SPREAD], "num_iterations": 0},
+    {"terms": [{"kind": "classification_regulariser"}], "models": QUEUE},
+    {"terms": [{"kind": "classification_regulariser"}], "models": POOL},
+])
+def test_neighbours_are_allowed(small_spec: Any, method: dict[str, Any]) -> None:
+    assert small_spec(ipc=1, method=method).ipc == 1
+
+
+class TestLength:
+    def test_iterations_replace_the_networks_of_a_recipe(self, small_spec: Any) -> None:
+        method = small_spec(recipe="cafe", method={"num_iterations": 7}).method
+        assert (method.num_iterations, method.num_networks) == (7, None)
+
+    def test_both_are_refused(self, small_spec: Any) -> None:
+        with pytest.raises(SpecError, match="exactly one of num_iterations and num_networks"):
+            small_spec(recipe="cafe", method={"num_iterations": 7, "num_networks": 7})
+
+
+class TestRequiredPools:
+    def test_methods_that_train_nothing_beforehand_need_none(self, small_spec: Any) -> None:
+        for recipe in ("dm", "cafe", "idm", "m3d", "random", "mosaic"):
+            assert required_pools(small_spec(recipe=recipe, method={"num_iterations": 2})) == ()
+
+    def test_each_slot_names_its_pool_once(self, small_spec: Any) -> None:
+        spec = small_spec(
+            recipe="dsdm", method={"init": {"kind": "herding"}, "terms": [SPREAD]},
+            evaluation={"baselines": ["herding", "k_center", "forgetting", "mosaic"]},
+        )
+        pools = required_pools(spec)
+        assert [pool.network.kind for pool in pools] == ["convnet"] * 4
+        assert [pool.count_forgetting for pool in pools] == [False, False, False, True]
+
+    def test_key_knows_the_data_and_the_split_but_not_the_job_seed(self, small_spec: Any) -> None:
+        spec = small_spec(recipe="dsdm")
+        pool = required_pools(spec)[0]
+        key = pool_key(pool, spec.dataset, "a", seed=0)
+        assert key == pool_key(pool, spec.dataset, "a", seed=1)
+        assert key != pool_key(pool, spec.dataset, "b", seed=0)
+        split = spec.dataset.model_copy(update={"held_out_fraction": 0.1})
+        assert pool_key(pool, split, "a", seed=0) != pool_key(pool, split, "a", seed=1)
+
+
+def packing(recipe: str, info: DatasetInfo) -> str:
+    return RECIPES[recipe].build(info, 10).method.parameterization.kind
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize("scale", ["paper", "small"])
+@pytest.mark.parametrize("ipc", [1, 10, 50])
+def test_every_recipe_resolves_for_every_set(recipe: str, scale: str, ipc: int) -> None:
+    for info in CATALOGUE.values():
+        body = {"dataset": {"name": info.name}, "ipc": ipc, "recipe": recipe, "scale": scale}
+        if recipe == "iid_dm" and ipc == 1:
+            with pytest.raises(SpecError, match="no gradient with one image per class"):
+                resolve(JobRequest.model_validate_json(json.dumps(body)))
+            continue
+        if info.name == "digits" and ipc == 50 and packing(recipe, info) == "multi_formation":
+            with pytest.raises(SpecError, match="starts from 200 real images per class"):
+                resolve(JobRequest.model_validate_json(json.dumps(body)))
+            continue
+        spec = resolve(JobRequest.model_validate_json(json.dumps(body)))
+        found = estimate(spec, info)
+        assert found.seconds > 0.0
+        assert found.peak_memory_bytes > 2**28
+        assert (found.phases[1].seconds > 0.0) == (spec.method.max_iterations > 0)
