@@ -1,0 +1,13 @@
+"""The one place where a network is trained: on tensor sets by `Trainer`, on the real set by `train_on_real`.
+
+Both drive `NetworkStep`, as may whoever trains inside the loop of distillation.
+"""
+
+from core.training.real import TrainedOnReal, num_steps, train_on_real
+from core.training.schedule import Schedule
+from core.training.step import NetworkStep, TrainState
+from core.training.trainer import Trained, Trainer
+
+__all__ = [
+    "NetworkStep", "Schedule", "TrainState", "Trained", "TrainedOnReal", "Trainer", "num_steps", "train_on_real",
+]
