@@ -56,6 +56,9 @@ class Record(BaseModel):
     seconds: dict[str, float] = Field(default_factory=dict)
     """Wall time by phase."""
 
+    first_step: dict[str, float] = Field(default_factory=dict)
+    """What one step took before the loop began, as `core.distillation.probe.FirstStep` names it; of the last attempt."""
+
     timed_iterations: int = 0
     """Iterations behind `timed_seconds`; the first of an attempt, which may compile, is left out."""
 

@@ -9,14 +9,24 @@ from typing import assert_never
 from torch import Tensor
 
 from core.data.real_set import RealSet
-from core.distillation.augmentation.dsa import DSA
-from core.distillation.augmentation.none import Identity
+from core.distillation.augmentation.build import build_augmentation
+from core.distillation.init.forgetting import ForgettingInit
+from core.distillation.init.herding import HerdingInit
+from core.distillation.init.k_center import KCenterInit
+from core.distillation.init.k_means import KMeansInit
 from core.distillation.init.noise import NoiseInit
 from core.distillation.init.random import RandomInit
 from core.distillation.labels.hard import HardLabels
+from core.distillation.models.dynamic_bilevel import DynamicBilevel
 from core.distillation.models.fresh_random import FreshRandom
+from core.distillation.models.growing_queue import GrowingQueue
+from core.distillation.models.pretrained_pool import PretrainedPool
+from core.distillation.objectives.gaussian import Gaussian
+from core.distillation.objectives.layerwise_feature import LayerwiseFeature
 from core.distillation.objectives.mean_feature import MeanFeature
+from core.distillation.objectives.rkhs import RKHS
 from core.distillation.optimizer import SGD
+from core.distillation.parameterizations.multi_formation import MultiFormation
 from core.distillation.parameterizations.pixels import Pixels
 from core.distillation.protocols import (
     Augmentation,
@@ -29,24 +39,49 @@ from core.distillation.protocols import (
     Part,
     Selection,
 )
+from core.distillation.selection.representative import Representative
 from core.distillation.selection.uniform import Uniform
+from core.distillation.terms.class_centralization import ClassCentralization
+from core.distillation.terms.class_discriminative import ClassDiscriminative
+from core.distillation.terms.classification_regulariser import ClassificationRegulariser
+from core.distillation.terms.historical_prototypes import HistoricalPrototypes
+from core.distillation.terms.local_covariance import LocalCovariance
+from core.experts import Experts
 from core.networks.build import build_network
 from core.networks.network import Network
-from core.specs.augmentation import AugmentationSpec, DSASpec, NoAugmentationSpec
+from core.specs.experts import PoolSpec
+from core.specs.init import (
+    ForgettingInitSpec,
+    HerdingInitSpec,
+    InitSpec,
+    KCenterInitSpec,
+    KMeansInitSpec,
+    NoiseInitSpec,
+    RandomInitSpec,
+)
 from core.specs.job import DistillationSpec
-from core.specs.models import FreshRandomSpec, ModelsSpec
-from core.specs.objective import MeanFeatureSpec, ObjectiveSpec
-from core.specs.selection import SelectionSpec, UniformSpec
+from core.specs.method import MethodSpec
+from core.specs.models import DynamicBilevelSpec, FreshRandomSpec, GrowingQueueSpec, PretrainedPoolSpec
+from core.specs.network import NetworkSpec
+from core.specs.objective import GaussianSpec, LayerwiseFeatureSpec, MeanFeatureSpec, ObjectiveSpec, RKHSSpec
+from core.specs.requirements import pool_of_init, pool_of_models, pool_of_term
+from core.specs.selection import RepresentativeSpec, SelectionSpec, UniformSpec
 from core.specs.synthetic import (
     HardLabelsSpec,
-    InitSpec,
     LabelsSpec,
-    NoiseInitSpec,
+    MultiFormationSpec,
     OptimizerSpec,
     ParameterizationSpec,
     PixelsSpec,
-    RandomInitSpec,
     SGDSpec,
+)
+from core.specs.terms import (
+    ClassCentralizationSpec,
+    ClassDiscriminativeSpec,
+    ClassificationRegulariserSpec,
+    HistoricalPrototypesSpec,
+    LocalCovarianceSpec,
+    TermSpec,
 )
 
 
@@ -76,16 +111,23 @@ class Composition:
         return named | {f"loss{i}": loss for i, loss in enumerate(self.losses)}
 
 
-def build(spec: DistillationSpec, data: RealSet) -> Composition:
-    """Fill every slot of a specification for a real set on its device."""
+def build(spec: DistillationSpec, data: RealSet, experts: Experts) -> Composition:
+    """Fill every slot of a specification for a real set on its device.
+
+    Args:
+        spec: resolved specification.
+        data: its real set.
+        experts: answers for the pools that the specification needs.
+    """
     method, seed, device = spec.method, spec.seed, data.device
     net = build_network(method.network, data.info)
-    losses = (build_objective(method.objective),)
-    models = build_models(method.models, net, data, seed)
+    deterministic = spec.resources.deterministic and device.type == "cuda"
+    augmentation = build_augmentation(method.augmentation, deterministic=deterministic)
+    losses = (build_objective(method.objective, net), *(build_term(term, seed, experts) for term in method.terms))
+    models = build_models(method, net, data, augmentation, seed, experts)
     parameterization = build_parameterization(method.parameterization, spec.ipc, data)
     labels = build_labels(method.labels)
     learned = merge_parameters([parameterization, labels, models, *losses])
-    deterministic = spec.resources.deterministic and device.type == "cuda"
     return Composition(
         net=net,
         losses=losses,
@@ -93,26 +135,58 @@ def build(spec: DistillationSpec, data: RealSet) -> Composition:
         parameterization=parameterization,
         selection=build_selection(method.selection, data, seed),
         labels=labels,
-        augmentation=build_augmentation(method.augmentation, deterministic=deterministic),
-        init=build_init(method.init),
+        augmentation=augmentation,
+        init=build_init(method.init, method.network, experts),
         optimizer=build_optimizer(method.optimizer, learned),
     )
 
 
-def build_objective(spec: ObjectiveSpec) -> Loss:
+def build_objective(spec: ObjectiveSpec, net: Network) -> Loss:
     """Slot `objective`."""
     match spec:
         case MeanFeatureSpec():
             return MeanFeature(spec)
+        case LayerwiseFeatureSpec():
+            return LayerwiseFeature(spec, net)
+        case RKHSSpec():
+            return RKHS(spec)
+        case GaussianSpec():
+            return Gaussian(spec)
         case _:
             assert_never(spec)
 
 
-def build_models(spec: ModelsSpec, net: Network, data: RealSet, seed: int) -> Models:
+def build_term(spec: TermSpec, seed: int, experts: Experts) -> Loss:
+    """One of the slot `terms`."""
+    match spec:
+        case ClassCentralizationSpec():
+            return ClassCentralization(spec, experts.pool(_needed(pool_of_term(spec))), seed)
+        case LocalCovarianceSpec():
+            return LocalCovariance(spec)
+        case HistoricalPrototypesSpec():
+            return HistoricalPrototypes(spec)
+        case ClassDiscriminativeSpec():
+            return ClassDiscriminative(spec)
+        case ClassificationRegulariserSpec():
+            return ClassificationRegulariser(spec)
+        case _:
+            assert_never(spec)
+
+
+def build_models(
+    method: MethodSpec, net: Network, data: RealSet, augmentation: Augmentation, seed: int, experts: Experts
+) -> Models:
     """Slot `models`."""
+    spec = method.models
     match spec:
         case FreshRandomSpec():
             return FreshRandom(spec, net, seed, data.device)
+        case PretrainedPoolSpec():
+            return PretrainedPool(experts.pool(_needed(pool_of_models(spec, method.network))), seed)
+        case GrowingQueueSpec():
+            return GrowingQueue(spec, net, data, seed, method.max_iterations)
+        case DynamicBilevelSpec():
+            return DynamicBilevel(spec, net, data, augmentation, seed)
         case _:
             assert_never(spec)
 
@@ -121,8 +195,9 @@ def build_parameterization(spec: ParameterizationSpec, ipc: int, data: RealSet) 
     """Slot `parameterization`."""
     match spec:
         case PixelsSpec():
-            info = data.info
-            return Pixels(ipc, info.num_classes, (info.channels, info.height, info.width), data.device)
+            return Pixels(spec, ipc, data)
+        case MultiFormationSpec():
+            return MultiFormation(spec, ipc, data)
         case _:
             assert_never(spec)
 
@@ -132,6 +207,8 @@ def build_selection(spec: SelectionSpec, data: RealSet, seed: int) -> Selection:
     match spec:
         case UniformSpec():
             return Uniform(spec, data, seed)
+        case RepresentativeSpec():
+            return Representative(spec, data, seed)
         case _:
             assert_never(spec)
 
@@ -145,24 +222,21 @@ def build_labels(spec: LabelsSpec) -> Labels:
             assert_never(spec)
 
 
-def build_augmentation(spec: AugmentationSpec, *, deterministic: bool = False) -> Augmentation:
-    """Slot `augmentation`, for matching and for evaluation alike."""
-    match spec:
-        case DSASpec():
-            return DSA(spec, deterministic=deterministic)
-        case NoAugmentationSpec():
-            return Identity()
-        case _:
-            assert_never(spec)
-
-
-def build_init(spec: InitSpec) -> Init:
-    """Slot `init`."""
+def build_init(spec: InitSpec, network: NetworkSpec, experts: Experts) -> Init:
+    """Slot `init`, and the coresets among the baselines of an evaluation; `network` is the architecture that embeds."""
     match spec:
         case RandomInitSpec():
             return RandomInit()
         case NoiseInitSpec():
             return NoiseInit()
+        case HerdingInitSpec():
+            return HerdingInit(experts.pool(_needed(pool_of_init(spec, network))))
+        case KCenterInitSpec():
+            return KCenterInit(experts.pool(_needed(pool_of_init(spec, network))))
+        case ForgettingInitSpec():
+            return ForgettingInit(experts.pool(_needed(pool_of_init(spec, network))))
+        case KMeansInitSpec():
+            return KMeansInit(experts.pool(_needed(pool_of_init(spec, network))))
         case _:
             assert_never(spec)
 
@@ -174,6 +248,11 @@ def build_optimizer(spec: OptimizerSpec, learned: dict[str, list[Tensor]]) -> Op
             return SGD(spec, learned)
         case _:
             assert_never(spec)
+
+
+def _needed(pool: PoolSpec | None) -> PoolSpec:
+    assert pool is not None, "this kind needs a pool"
+    return pool
 
 
 def merge_parameters(parts: Sequence[Part]) -> dict[str, list[Tensor]]:

@@ -11,7 +11,9 @@ from torch import Tensor
 from core.data.real_set import RealSet
 from core.distillation.build import build
 from core.distillation.engine import Engine
+from core.distillation.probe import probe
 from core.distillation.resume import Checkpoint
+from core.experts import Experts
 from core.progress import Hooks, Record, Stopped
 from core.specs.job import DistillationSpec
 
@@ -39,6 +41,7 @@ class Distilled:
 def distil(
     spec: DistillationSpec,
     data: RealSet,
+    experts: Experts,
     *,
     hooks: Hooks | None = None,
     resume: Checkpoint | None = None,
@@ -53,6 +56,7 @@ def distil(
     Args:
         spec: resolved specification.
         data: its real set, with the same seed and held-out fraction.
+        experts: answers for the pools of trained networks that the specification needs.
         hooks: told about progress; may ask to stop.
         resume: where to continue; the result has the same bytes as that of an uninterrupted run.
         record: where curves and times go; that of `resume`, or a new one, when absent.
@@ -63,20 +67,28 @@ def distil(
 
     Raises:
         DivergedError: a loss or gradient was not finite.
+        DeviceMemoryError: a step does not fit the device, however it is cut.
+        HostMemoryError: a step does not fit the host, however it is cut.
         Stopped: the hooks asked for it; a checkpoint was written.
     """
     hooks = hooks or Hooks()
     record = record if record is not None else resume.record if resume is not None else Record()
-    composition = build(spec, data)
-    num_iterations = spec.method.num_iterations
+    composition = build(spec, data, experts)
+    num_iterations = spec.method.max_iterations
     engine = Engine(
-        composition, data, seed=spec.seed, num_iterations=num_iterations, record=record, compiled=compiled
+        composition, data, seed=spec.seed, num_iterations=num_iterations, num_networks=spec.method.num_networks,
+        record=record, compiled=compiled,
     )
     clipped = composition.selection.warning()
     if clipped and num_iterations:
         record.warn(hooks, "real_batch_clipped", clipped)
     if resume is not None:
         engine.load(resume.step, resume.state)
+    if not engine.finished:
+        with hooks.busy("trying one step"):
+            first = probe(engine)
+        record.first_step = {name: float(value) for name, value in first._asdict().items()}
+        hooks.progress(*engine.position(), first.seconds)
     before = record.seconds.get("distilling", 0.0)
     started = time.monotonic()
 
@@ -94,7 +106,7 @@ def distil(
 
     try:
         engine.run(num_iterations, hooks, save=checkpoint, save_seconds=save_seconds, before_iteration=look)
-        look(num_iterations)
+        look(engine.completed)
     except Stopped:
         checkpoint()
         raise

@@ -39,7 +39,7 @@ class Engine:
 
     def __init__(
         self, composition: Composition, data: RealSet, *, seed: int, num_iterations: int, record: Record,
-        compiled: bool | None = None,
+        num_networks: int | None = None, compiled: bool | None = None,
     ) -> None:
         """Start from what `init` chooses.
 
@@ -47,14 +47,16 @@ class Engine:
             composition: one object for each slot.
             data: real set, on the device that computes.
             seed: seed of the job.
-            num_iterations: length of the whole run; fixes the spacing of the loss curve.
+            num_iterations: length of the whole run, at most; fixes the spacing of the loss curve.
             record: where curves go.
+            num_networks: end of the run in matching networks, for methods that count these.
             compiled: whether passes through the network are compiled; None decides by the length of the run alone.
         """
         self.parts = composition
         self.data = data
         self.seed = seed
         self.num_iterations = num_iterations
+        self.num_networks = num_networks
         self.record = record
         self.completed = 0
         """Iterations done."""
@@ -67,8 +69,9 @@ class Engine:
             work = activations_per_iteration(composition, self._plan, data.num_classes) * num_iterations
             compiled = compilation.pays(work, device)
         self.compiled = compiled
-        self._forward = Forward.on(device, composition.net, compile_passes=compiled)
-        self._chunk = compilation.CHUNK_IMAGES if device.type == "cpu" else CHUNK_IMAGES_CUDA
+        self._forward = Forward.on(device, composition.net, compile_passes=compiled, training=True)
+        self.chunk_images = compilation.CHUNK_IMAGES if device.type == "cpu" else CHUNK_IMAGES_CUDA
+        """Synthetic images whose graph is kept at once: classes are computed in chunks of at most so many, to equal results."""
         self._loss_spacing = max(1, num_iterations // MAX_CURVE_POINTS)
         self._loss_sum = torch.zeros((), device=device)
         self._diverged_at = torch.full((), -1, dtype=torch.int64, device=device)
@@ -84,7 +87,7 @@ class Engine:
         save_seconds: float = 60.0,
         before_iteration: Callable[[int], None] | None = None,
     ) -> None:
-        """Iterate until `stop` iterations are complete.
+        """Iterate until `stop` iterations are complete, or until all matching networks have served.
 
         Args:
             stop: iterations, counted from the beginning of the job.
@@ -101,7 +104,7 @@ class Engine:
         started = reported = saved = time.monotonic()
         timed_from, paused = self.completed, 0.0
         try:
-            while self.completed < stop:
+            while self.completed < stop and not self.finished:
                 if hooks.should_stop():
                     raise Stopped
                 if before_iteration is not None:
@@ -127,22 +130,28 @@ class Engine:
                 self.record.timed_iterations += self.completed - timed_from
                 self.record.timed_seconds += time.monotonic() - started - paused
 
+    @property
+    def finished(self) -> bool:
+        """Whether the whole run is over."""
+        done, total = self.position()
+        return done >= total
+
+    def position(self) -> tuple[int, int]:
+        """How much of the run is done, and its length: in networks where the method counts these, else in iterations."""
+        if self.num_networks is not None:
+            return min(self.parts.models.networks_done(), self.num_networks), self.num_networks
+        return self.completed, self.num_iterations
+
     def iterate(self) -> None:
         """One update of the synthetic set."""
         parts, number = self.parts, self.completed
-        step, images = self._prepare(number)
-        total: Tensor | None = None
-        for chunk in step.chunks(self._chunk):
-            value = torch.stack([loss.weight * loss.value(chunk).sum() for loss in parts.losses]).sum()
-            value.backward()
-            total = value.detach() if total is None else total + value.detach()
-        assert total is not None
-        self._pull_back(images, step.syn)
+        step, total = self._gradient(number)
         finite = total.isfinite()
         for tensor in self._learned:
             if tensor.grad is not None:
                 finite = finite & tensor.grad.isfinite().all()
-        parts.optimizer.step(finite)
+        done, total_length = self.position()
+        parts.optimizer.step(finite, done / max(1, total_length))
         for tensor in self._learned:
             tensor.grad = None
         parts.parameterization.project(step)
@@ -151,6 +160,34 @@ class Engine:
         parts.models.advance(step)
         self._note(number, total, finite)
         self.completed = number + 1
+
+    @property
+    def num_virtual(self) -> int:
+        """Synthetic images that networks can see."""
+        return self.parts.parameterization.num_virtual_per_class * self.data.num_classes
+
+    def smallest_chunk(self) -> int:
+        """Synthetic images that must be computed together: those of one class, or all where losses or norms couple classes."""
+        if not self._plan.separable or self.parts.net.mixes_images:
+            return self.num_virtual
+        return self.parts.parameterization.num_virtual_per_class
+
+    def trial(self) -> None:
+        """Compute the gradient of the next iteration and forget it: what it takes can be measured, nothing moves."""
+        self._gradient(self.completed)
+        for tensor in self._learned:
+            tensor.grad = None
+
+    def _gradient(self, number: int) -> tuple[Step, Tensor]:
+        """The step of an iteration and its loss, (); the gradient gathers on everything that is learned."""
+        step, images = self._prepare(number)
+        total = torch.zeros((), device=self.data.device)
+        for chunk in step.chunks(self.chunk_images):
+            value = torch.stack([loss.weight * loss.value(chunk).sum() for loss in self.parts.losses]).sum()
+            value.backward()
+            total = total + value.detach()
+        self._pull_back(images, step.syn)
+        return step, total
 
     def _prepare(self, number: int) -> tuple[Step, tuple[Tensor, Tensor]]:
         parts, plan, num_classes = self.parts, self._plan, self.data.num_classes
@@ -163,11 +200,12 @@ class Engine:
         syn = Batch(_leaf(images), _leaf(labels), classes, tuple(places), plan.syn)
         step = Step(
             number=number, seed=self.seed, data=self.data, weights=parts.models.next(number), plan=plan, syn=syn,
-            real_index=None if plan.real is None else parts.selection.pick(plan.real, number),
-            forward=self._forward,
+            forward=self._forward, augmentation=parts.augmentation,
             transform=parts.augmentation.draw(num_classes, rng(self.seed, "augmentation", number)),
-            start=0, stop=num_classes,
+            parameterization=parts.parameterization, labels=parts.labels, start=0, stop=num_classes,
         )
+        if plan.real is not None:
+            step.real_index, step.real_share = parts.selection.pick(plan.real, step)
         return step, (images, labels)
 
     @staticmethod
@@ -199,7 +237,7 @@ class Engine:
         for at, value in self._pending:
             self.record.add(hooks, LOSS_SERIES, at, float(value))
         self._pending.clear()
-        hooks.progress(self.completed, self.num_iterations, seconds_per_iteration)
+        hooks.progress(*self.position(), seconds_per_iteration)
 
     def state(self) -> Tensors:
         """Everything a resumed run needs, by `slot/name`, on the CPU."""
@@ -231,7 +269,7 @@ class Engine:
 def activations_per_iteration(parts: Composition, plan: Plan, num_classes: int) -> float:
     """Activations that the networks of one iteration compute; the backward pass to the synthetic images counts once more."""
     syn = parts.parameterization.num_virtual_per_class * num_classes
-    real = 0 if plan.real is None else parts.selection.pick(plan.real, 0).numel()
+    real = 0 if plan.real is None else parts.selection.count(plan.real)
     return float(parts.net.activations_per_image * (real + 2 * syn))
 
 

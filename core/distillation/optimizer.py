@@ -20,6 +20,7 @@ class SGD:
         """Keep the parameters by kind; each kind has its learning rate."""
         rates = {"pixels": spec.lr_img}
         self._momentum = spec.momentum
+        self._milestones, self._decay = spec.milestones, spec.decay
         self._groups = {kind: (rates[kind], tensors) for kind, tensors in parameters.items()}
         self._velocity = {
             f"{kind}.{i}": torch.zeros_like(tensor) for kind, tensors in parameters.items() for i, tensor in enumerate(tensors)
@@ -30,9 +31,11 @@ class SGD:
         return {}
 
     @torch.no_grad()
-    def step(self, allowed: Tensor) -> None:
+    def step(self, allowed: Tensor, progress: float) -> None:
         """Move every parameter that has a gradient, where allowed."""
-        for kind, (rate, tensors) in self._groups.items():
+        decay = self._decay ** sum(progress >= milestone for milestone in self._milestones)
+        for kind, (base, tensors) in self._groups.items():
+            rate = base * decay
             for i, tensor in enumerate(tensors):
                 if tensor.grad is None:
                     continue

@@ -114,6 +114,10 @@ class Parameterization(Part, Protocol):
         """Start from (K, n, C, H, W) images chosen by `Init`."""
         ...
 
+    def pack(self, images: Tensor) -> Tensor:
+        """(K, n, C, H, W) real images -> (K * M, C, H, W): what the set would decode to if it were made of them."""
+        ...
+
     def indices(self, draw: Draw, generator: torch.Generator) -> Tensor:
         """Virtual images that answer a draw: (K, M) or (M,) int64 on the CPU."""
         ...
@@ -154,6 +158,10 @@ class Models(Part, Protocol):
         """The network of iteration `number`."""
         ...
 
+    def networks_done(self) -> int:
+        """Networks that will serve no more; a run whose length is a number of networks ends when it is reached."""
+        ...
+
     def advance(self, step: Step) -> None:
         """After the update: train, replace, or nothing."""
         ...
@@ -162,8 +170,14 @@ class Models(Part, Protocol):
 class Selection(Part, Protocol):
     """Which real images an iteration sees."""
 
-    def pick(self, draw: Draw, number: int) -> Tensor:
-        """Positions in the real set: (K, N) if per class, else (N,); int64 on the CPU."""
+    def count(self, draw: Draw) -> int:
+        """Real images that `pick` will answer with, over all classes."""
+        ...
+
+    def pick(self, draw: Draw, step: Step) -> tuple[Tensor, Tensor | None]:
+        """Positions in the real set, (K, N) if per class, else (N,), int64 on the CPU; and each image's share of its class,
+        the same shape, float32 on the device, adding up to 1, or None where all count alike.
+        """
         ...
 
     def warning(self) -> str:
@@ -212,8 +226,11 @@ class Augmentation(Protocol):
 class Optimizer(Part, Protocol):
     """Moves everything that the parts of a composition declare as parameters."""
 
-    def step(self, allowed: Tensor) -> None:
-        """Apply the gradients where `allowed`, a () bool tensor, is true; otherwise change nothing. No synchronisation."""
+    def step(self, allowed: Tensor, progress: float) -> None:
+        """Apply the gradients where `allowed`, a () bool tensor, is true; otherwise change nothing. No synchronisation.
+
+        `progress` in [0, 1) is the part of the run that lies behind, for schedules.
+        """
         ...
 
 

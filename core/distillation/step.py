@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.compilation import chunk_sizes
 from core.data.real_set import RealSet
-from core.distillation.protocols import Batch, Draw, Plan, Transform, Weights
+from core.distillation.protocols import Augmentation, Batch, Draw, Labels, Parameterization, Plan, Transform, Weights
 from core.distillation.randomness import rng
 from core.networks.network import Forward, Tensors
 
@@ -34,17 +34,24 @@ class Step:
     weights: Weights
     plan: Plan
     syn: Batch
-    real_index: Tensor | None
-    """Positions of the real images, (K, N) or (N,), on the CPU."""
-
     forward: Forward
+    augmentation: Augmentation
     transform: Transform
     """This iteration's augmentation, one group for each class; both sides share it."""
+
+    parameterization: Parameterization
+    labels: Labels
+    real_index: Tensor | None = None
+    """Positions of the real images, (K, N) or (N,), on the CPU."""
+
+    real_share: Tensor | None = None
+    """Share of each real image in its class, the shape of `real_index`; None where all count alike."""
 
     start: int = 0
     stop: int = 0
     """Classes of this step: all K, or a chunk."""
 
+    _augmented: dict[tuple[Side, Draw], Tensor] = field(default_factory=dict)
     _features: dict[tuple[Side, Draw], Tensors] = field(default_factory=dict)
 
     def rng(self, name: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -59,6 +66,15 @@ class Step:
         rows = self.syn.rows[self.syn.draws.index(draw)][self.start : self.stop]
         return take(self.syn.images, rows)
 
+    def augmented(self, side: Side, draw: Draw | None = None) -> Tensor:
+        """Augmented images of a per-class draw, (K, M, C, H, W); gradient flows to the synthetic leaf only."""
+        draw = draw or self.plan.syn[0]
+        key = (side, draw if side == "syn" else Draw())
+        if key not in self._augmented:
+            with torch.set_grad_enabled(side == "syn"):
+                self._augmented[key] = self.transform.narrow(self.start, self.stop).apply(self.images(side, draw))
+        return self._augmented[key]
+
     def features(self, side: Side, draw: Draw | None = None) -> Tensors:
         """Taps of the augmented images of a per-class draw, (K, M, ...).
 
@@ -68,22 +84,46 @@ class Step:
         key = (side, draw if side == "syn" else Draw())
         if key not in self._features:
             with torch.set_grad_enabled(side == "syn"):
-                images = self.transform.narrow(self.start, self.stop).apply(self.images(side, draw))
-                flat = images.reshape(-1, *images.shape[2:])
-                out = self.forward(self.weights.params, self.weights.buffers, flat, self.plan.taps)
-                self._features[key] = {tap: value.unflatten(0, images.shape[:2]) for tap, value in out.items()}
+                self._features[key] = self.taps(self.weights, self.forward, self.augmented(side, draw), self.plan.taps)
         return self._features[key]
+
+    @staticmethod
+    def taps(weights: Weights, forward: Forward, images: Tensor, taps: tuple[str, ...]) -> Tensors:
+        """Taps of (K, M, C, H, W) images under any network, (K, M, ...)."""
+        out = forward(weights.params, weights.buffers, images.reshape(-1, *images.shape[2:]), taps)
+        return {tap: value.unflatten(0, images.shape[:2]) for tap, value in out.items()}
+
+    @property
+    def share(self) -> Tensor | None:
+        """Shares of the real images of the step's classes, (K, N), or None."""
+        return None if self.real_share is None else self.real_share[self.start : self.stop]
+
+    @torch.no_grad()
+    def fresh(self, draw: Draw, name: str) -> tuple[Tensor, Tensor]:
+        """Images of the set as it is now, without graph, and their labels: for `update` and `advance`.
+
+        Args:
+            draw: which virtual images.
+            name: stream of the draw.
+
+        Returns:
+            (K, M, C, H, W) and (K, M, ...) if per class, else (M, C, H, W) and (M, ...).
+        """
+        rows = self.parameterization.indices(draw, self.rng(name))
+        images, classes = self.parameterization.decode(rows.reshape(-1))
+        labels = self.labels.targets(rows.reshape(-1), classes)
+        return images.detach().unflatten(0, rows.shape), labels.detach().unflatten(0, rows.shape)
 
     def chunks(self, limit: int) -> Iterator[Step]:
         """This step cut into runs of classes with at most `limit` synthetic images each; itself when it must stay whole."""
         per_class = [rows.shape[1] for rows in self.syn.rows if rows.ndim == 2]
-        if not self.plan.separable or self.forward.net.mixes_images or len(per_class) != len(self.syn.rows):
+        if not self.plan.separable or self.forward.mixes_images or len(per_class) != len(self.syn.rows):
             yield self
             return
         count = self.stop - self.start
         _, size = chunk_sizes(count, max(1, limit // max(1, sum(per_class))))
         for first in range(self.start, self.stop, size):
-            yield replace(self, start=first, stop=min(first + size, self.stop), _features={})
+            yield replace(self, start=first, stop=min(first + size, self.stop), _augmented={}, _features={})
 
 
 def take(images: Tensor, rows: Tensor) -> Tensor:

@@ -31,5 +31,9 @@ class FreshRandom(Stateless):
         self._current = Weights(self._net, params, index=index, age=age)
         return self._current
 
+    def networks_done(self) -> int:
+        """Networks before the current one."""
+        return 0 if self._current is None else self._current.index
+
     def advance(self, step: Step) -> None:
         """It never moves."""

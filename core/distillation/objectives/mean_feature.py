@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from core.distillation.moments import class_mean
 from core.distillation.protocols import Draw, Plan, Stateless
 from core.distillation.step import Step
 from core.specs.objective import MeanFeatureSpec
@@ -28,12 +29,12 @@ class MeanFeature(Stateless):
 
     def value(self, step: Step) -> Tensor:
         """(K,) float32, >= 0, in squared feature units; 0 where both class means are equal."""
-        return squared_mean_distance(step.features("real")[TAP], step.features("syn")[TAP])
+        return squared_mean_distance(step.features("real")[TAP], step.features("syn")[TAP], step.share)
 
     def update(self, step: Step) -> None:
         """Nothing follows an update."""
 
 
-def squared_mean_distance(real: Tensor, syn: Tensor) -> Tensor:
-    """(K, N, D) and (K, M, D) -> (K,), the squared distance between the means of each class."""
-    return (real.mean(1) - syn.mean(1)).square().sum(1)
+def squared_mean_distance(real: Tensor, syn: Tensor, share: Tensor | None = None) -> Tensor:
+    """(K, N, ...) and (K, M, ...) -> (K,), the squared distance between the means of each class; shares belong to `real`."""
+    return (class_mean(real, share) - class_mean(syn)).square().flatten(1).sum(1)

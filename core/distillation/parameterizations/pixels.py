@@ -1,5 +1,6 @@
-"""Pixels: one learned number for each stored scalar, in network space, not clamped (DC, DM).
+"""Pixels: one learned number for each stored scalar (DC, DM).
 
+In the space `normalised` pixels are free, as in the published code of DC and DM.
 Shapes: K classes, M images per class, U images of a draw, C channels, H W pixels.
 """
 
@@ -8,60 +9,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.distillation.protocols import Draw
-from core.distillation.step import Step, take
-from core.networks.network import Tensors
+from core.data.real_set import RealSet
+from core.distillation.parameterizations.stored import StoredPixels
+from core.distillation.step import take
+from core.specs.synthetic import PixelsSpec
 
 
-class Pixels:
-    """(K * ipc, C, H, W) float32, sorted by class."""
+class Pixels(StoredPixels):
+    """A virtual image is a stored one."""
 
-    def __init__(self, ipc: int, num_classes: int, image_shape: tuple[int, int, int], device: torch.device) -> None:
-        self.num_virtual_per_class = ipc
-        self.num_initial_per_class = ipc
-        self._num_classes = num_classes
-        self._pixels = torch.zeros(num_classes * ipc, *image_shape, device=device, requires_grad=True)
-        self._classes = torch.arange(num_classes, device=device).repeat_interleave(ipc)
+    def __init__(self, spec: PixelsSpec, ipc: int, data: RealSet) -> None:
+        """Reserve (K * ipc, C, H, W) pixels."""
+        super().__init__(spec.space, ipc, data, virtual_per_class=ipc)
+        self._classes = torch.arange(data.num_classes, device=data.device).repeat_interleave(ipc)
 
+    @torch.no_grad()
     def fill(self, images: Tensor) -> None:
-        """Start from (K, ipc, C, H, W) images."""
-        with torch.no_grad():
-            self._pixels.copy_(images.reshape(self._pixels.shape))
+        """Start from (K, ipc, C, H, W) images in network space, moved into the pixels' space."""
+        self._pixels.copy_(self._space.encode(images.flatten(0, 1)))
+        self._space.project(self._pixels)
 
-    def indices(self, draw: Draw, generator: torch.Generator) -> Tensor:
-        """Virtual images that answer a draw; `count` 0 means all."""
-        ipc, total = self.num_virtual_per_class, len(self._pixels)
-        match draw.kind:
-            case "per_class":
-                index = torch.arange(total).view(self._num_classes, ipc)
-                if not 0 < draw.count < ipc:
-                    return index
-                return index.gather(1, torch.rand(index.shape, generator=generator).argsort(1)[:, : draw.count])
-            case "all":
-                return torch.arange(total)
-            case "minibatch":
-                return torch.randperm(total, generator=generator)[: draw.count or total]
+    def pack(self, images: Tensor) -> Tensor:
+        """(K, n, C, H, W) -> (K * n, C, H, W): real images are stored as they are."""
+        return images.flatten(0, 1)
 
     def decode(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The stored images themselves."""
-        return take(self._pixels, index), take(self._classes, index)
-
-    def project(self, step: Step) -> None:
-        """Pixels are free."""
-
-    def storage(self) -> dict[str, int]:
-        """K x ipc x C x H x W."""
-        return {"pixels": self._pixels.numel()}
-
-    def parameters(self) -> dict[str, list[Tensor]]:
-        """The pixels."""
-        return {"pixels": [self._pixels]}
-
-    def state(self) -> Tensors:
-        """The pixels."""
-        return {"pixels": self._pixels.detach()}
-
-    def load(self, state: Tensors) -> None:
-        """Take the pixels back."""
-        with torch.no_grad():
-            self._pixels.copy_(state["pixels"])
+        """The stored images (U,) in network space, (U, C, H, W), and their classes (U,)."""
+        return self._space.decode(take(self._pixels, index)), take(self._classes, index)

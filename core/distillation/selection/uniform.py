@@ -11,6 +11,7 @@ from torch import Tensor
 from core.data.real_set import RealSet
 from core.distillation.protocols import Draw, Stateless
 from core.distillation.randomness import rng
+from core.distillation.step import Step
 from core.specs.selection import UniformSpec
 
 
@@ -21,20 +22,30 @@ class Uniform(Stateless):
         self._counts, self._offsets = data.counts, data.offsets
         self._seed = seed
         self.wanted = spec.real_batch_per_class
-        self.per_class = min(self.wanted, *self._counts)
+        self.per_class: int = min(self.wanted, *self._counts)
         """Clipped to the smallest class, so that every class gives the same number."""
 
-    def pick(self, draw: Draw, number: int) -> Tensor:
-        """(K, N) int64 positions; for draws without classes, (N,) over the whole set."""
-        generator = rng(self._seed, "real", number)
+    def count(self, draw: Draw) -> int:
+        """Images of one iteration."""
+        return self._size(draw) * (len(self._counts) if draw.kind == "per_class" else 1)
+
+    def pick(self, draw: Draw, step: Step) -> tuple[Tensor, None]:
+        """(K, N) int64 positions; for draws without classes, (N,) over the whole set. All count alike."""
+        generator = rng(self._seed, "real", step.number)
+        count = self._size(draw)
         if draw.kind == "per_class":
-            count = min(draw.count or self.per_class, self.per_class)
             return torch.stack([
                 torch.randperm(size, generator=generator)[:count] + offset
                 for size, offset in zip(self._counts, self._offsets, strict=True)
-            ])
-        total = sum(self._counts)
-        return torch.randperm(total, generator=generator)[: draw.count or min(total, self.per_class * len(self._counts))]
+            ]), None
+        return torch.randperm(sum(self._counts), generator=generator)[:count], None
+
+    def _size(self, draw: Draw) -> int:
+        """Images of each class, or of the whole set for draws without classes."""
+        if draw.kind == "per_class":
+            return min(draw.count or self.per_class, self.per_class)
+        total: int = sum(self._counts)
+        return min(draw.count or self.per_class * len(self._counts), total)
 
     def warning(self) -> str:
         """What the user should know about clipping; empty when nothing was clipped."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from core.distillation.build import build
 from core.distillation.distil import distil
 from core.distillation.engine import LOSS_SERIES, Engine
 from core.errors import DivergedError, InvalidInputError
+from core.experts import TrainedHere
 from core.progress import Hooks, Record, Stopped
 
 pytestmark = pytest.mark.unit
@@ -38,7 +40,7 @@ def checkpoint_of(spec: Any, engine: Engine, folder: Path) -> Path:
 class TestResume:
     def test_refuses_another_specification(self, digits: RealSet, small_spec: Any, tmp_path: Path) -> None:
         spec = small_spec()
-        path = checkpoint_of(spec, distil(spec, digits).engine, tmp_path)
+        path = checkpoint_of(spec, distil(spec, digits, TrainedHere(digits)).engine, tmp_path)
         with pytest.raises(InvalidInputError, match="another specification"):
             resume.load(path, science_digest=small_spec(seed=1).science_digest())
 
@@ -47,7 +49,7 @@ class TestResume:
     ) -> None:
         spec = small_spec()
         monkeypatch.setattr(resume, "FORMAT", 2)
-        path = checkpoint_of(spec, distil(spec, digits).engine, tmp_path)
+        path = checkpoint_of(spec, distil(spec, digits, TrainedHere(digits)).engine, tmp_path)
         monkeypatch.undo()
         with pytest.raises(InvalidInputError, match="format 2"):
             resume.load(path, science_digest=spec.science_digest())
@@ -65,15 +67,16 @@ class TestResume:
         self, digits: RealSet, small_spec: Any, tmp_path: Path, stop_at: int
     ) -> None:
         spec = small_spec(method={"num_iterations": 7, "models": {"iterations_per_network": 2}})
-        whole = distil(spec, digits)
+        whole = distil(spec, digits, TrainedHere(digits))
         saved: list[Path] = []
         with pytest.raises(Stopped):
             distil(
-                spec, digits, hooks=StopAfter(stop_at), save=lambda engine: saved.append(checkpoint_of(spec, engine, tmp_path))
+                spec, digits, TrainedHere(digits), hooks=StopAfter(stop_at),
+                save=lambda engine: saved.append(checkpoint_of(spec, engine, tmp_path))
             )
         checkpoint = resume.load(saved[-1], science_digest=spec.science_digest())
         assert checkpoint.step == stop_at
-        resumed = distil(spec, digits, resume=checkpoint)
+        resumed = distil(spec, digits, TrainedHere(digits), resume=checkpoint)
         assert torch.equal(resumed.images, whole.images)
         assert torch.equal(resumed.initial, whole.initial)
         assert resumed.record.series == whole.record.series
@@ -81,7 +84,8 @@ class TestResume:
 
     def test_keeps_the_newest_files_only(self, digits: RealSet, small_spec: Any, tmp_path: Path) -> None:
         spec = small_spec(method={"num_iterations": 6})
-        distil(spec, digits, save=lambda engine: void(checkpoint_of(spec, engine, tmp_path)), save_seconds=0)
+        save: Callable[[Engine], None] = lambda engine: void(checkpoint_of(spec, engine, tmp_path))  # noqa: E731
+        distil(spec, digits, TrainedHere(digits), save=save, save_seconds=0)
         names = sorted(path.name for path in tmp_path.iterdir())
         assert names == [f"step-0000000{n}-0000.safetensors" for n in (4, 5, 6)]
 
@@ -105,7 +109,7 @@ class TestDivergence:
         self, digits: RealSet, small_spec: Any, monkeypatch: pytest.MonkeyPatch, how: float
     ) -> None:
         spec = small_spec()
-        engine = Engine(build(spec, digits), digits, seed=0, num_iterations=4, record=Record())
+        engine = Engine(build(spec, digits, TrainedHere(digits)), digits, seed=0, num_iterations=4, record=Record())
         self.poison(engine, monkeypatch, at=2, how=how)
         engine.iterate()
         engine.iterate()
@@ -119,7 +123,7 @@ class TestDivergence:
 
     def test_is_never_checkpointed(self, digits: RealSet, small_spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         spec = small_spec()
-        engine = Engine(build(spec, digits), digits, seed=0, num_iterations=4, record=Record())
+        engine = Engine(build(spec, digits, TrainedHere(digits)), digits, seed=0, num_iterations=4, record=Record())
         self.poison(engine, monkeypatch, at=1, how=float("nan"))
         saved = []
         with pytest.raises(DivergedError):
@@ -131,38 +135,38 @@ class TestDivergence:
 @pytest.mark.skipif(not compilation.compiler_exists(), reason="no C++ compiler")
 def test_compiled_run_agrees_with_the_eager_one_and_resumes_exactly(digits: RealSet, small_spec: Any, tmp_path: Path) -> None:
     spec = small_spec(ipc=10, method={"num_iterations": 3, "selection": {"real_batch_per_class": 7}})
-    eager = distil(spec, digits, compiled=False)
+    eager = distil(spec, digits, TrainedHere(digits), compiled=False)
     graphs = torch._dynamo.utils.counters["stats"]
     graphs.clear()
-    whole = distil(spec, digits, compiled=True)
+    whole = distil(spec, digits, TrainedHere(digits), compiled=True)
     assert graphs["unique_graphs"] == 2  # real images without, synthetic ones with a gradient
     torch.testing.assert_close(whole.images, eager.images, rtol=1e-4, atol=1e-4)
     saved: list[Path] = []
     with pytest.raises(Stopped):
         distil(
-            spec, digits, compiled=True, hooks=StopAfter(2),
+            spec, digits, TrainedHere(digits), compiled=True, hooks=StopAfter(2),
             save=lambda engine: saved.append(checkpoint_of(spec, engine, tmp_path)),
         )
     checkpoint = resume.load(saved[-1], science_digest=spec.science_digest())
-    assert torch.equal(distil(spec, digits, compiled=True, resume=checkpoint).images, whole.images)
+    assert torch.equal(distil(spec, digits, TrainedHere(digits), compiled=True, resume=checkpoint).images, whole.images)
 
 
 class TestRun:
     def test_no_iterations_keep_what_init_chose(self, digits: RealSet, small_spec: Any) -> None:
-        result = distil(small_spec(method={"num_iterations": 0}), digits)
+        result = distil(small_spec(method={"num_iterations": 0}), digits, TrainedHere(digits))
         assert torch.equal(result.images, result.initial)
         assert LOSS_SERIES not in result.record.series
 
     def test_same_seed_same_bytes(self, digits: RealSet, small_spec: Any) -> None:
-        a, b, c = (distil(small_spec(seed=seed), digits).images for seed in (0, 0, 1))
+        a, b, c = (distil(small_spec(seed=seed), digits, TrainedHere(digits)).images for seed in (0, 0, 1))
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
 
     def test_loss_curve_is_the_mean_of_each_span(self, digits: RealSet, small_spec: Any) -> None:
         spec = small_spec(method={"num_iterations": 6})
-        every = distil(spec, digits).record.series[LOSS_SERIES]
+        every = distil(spec, digits, TrainedHere(digits)).record.series[LOSS_SERIES]
         assert [at for at, _ in every] == [1, 2, 3, 4, 5, 6]
-        engine = Engine(build(spec, digits), digits, seed=0, num_iterations=6, record=Record())
+        engine = Engine(build(spec, digits, TrainedHere(digits)), digits, seed=0, num_iterations=6, record=Record())
         engine._loss_spacing = 3
         engine.run(6, Hooks())
         found = engine.record.series[LOSS_SERIES]
@@ -171,18 +175,20 @@ class TestRun:
             assert mean == pytest.approx(sum(v for _, v in span) / 3, rel=1e-5)
 
     def test_labels_are_sorted_by_class(self, digits: RealSet, small_spec: Any) -> None:
-        assert distil(small_spec(), digits).labels.tolist() == [label for label in range(10) for _ in range(2)]
+        labels = distil(small_spec(), digits, TrainedHere(digits)).labels
+        assert labels.tolist() == [label for label in range(10) for _ in range(2)]
 
     def test_warns_when_the_real_batch_is_clipped(self, digits: RealSet, small_spec: Any) -> None:
-        result = distil(small_spec(method={"selection": {"real_batch_per_class": 132}, "num_iterations": 1}), digits)
+        spec = small_spec(method={"selection": {"real_batch_per_class": 132}, "num_iterations": 1})
+        result = distil(spec, digits, TrainedHere(digits))
         assert "clipped" in result.record.warnings["real_batch_clipped"]
 
     def test_watch_sees_every_number_of_iterations(self, digits: RealSet, small_spec: Any) -> None:
         seen: list[int] = []
-        distil(small_spec(), digits, watch=lambda _engine, completed: seen.append(completed))
+        distil(small_spec(), digits, TrainedHere(digits), watch=lambda _engine, completed: seen.append(completed))
         assert seen == [0, 1, 2, 3, 4]
 
     def test_learning_lowers_the_loss(self, digits: RealSet, small_spec: Any) -> None:
         spec = small_spec(method={"num_iterations": 60, "selection": {"real_batch_per_class": 64}})
-        losses = [value for _, value in distil(spec, digits).record.series[LOSS_SERIES]]
+        losses = [value for _, value in distil(spec, digits, TrainedHere(digits)).record.series[LOSS_SERIES]]
         assert sum(losses[-10:]) < 0.5 * sum(losses[:10])

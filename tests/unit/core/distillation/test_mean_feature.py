@@ -12,8 +12,8 @@ from core.data.real_set import RealSet
 from core.distillation.build import build
 from core.distillation.engine import Engine
 from core.distillation.objectives.mean_feature import squared_mean_distance
-from core.distillation.protocols import Draw
 from core.distillation.randomness import rng
+from core.experts import TrainedHere
 from core.progress import Record
 
 pytestmark = pytest.mark.unit
@@ -25,6 +25,11 @@ class TestLoss:
         syn = torch.tensor([[[0.0, 1.0]], [[1.0, 5.0]]])
         assert squared_mean_distance(real, syn).tolist() == [4.0, 10.0]
 
+    def test_shares_weigh_the_real_images(self) -> None:
+        real, syn = torch.tensor([[[1.0, 0.0], [5.0, 4.0]]]), torch.tensor([[[0.0, 1.0]]])
+        assert squared_mean_distance(real, syn, torch.tensor([[0.75, 0.25]])).tolist() == [4.0]  # mean (2, 1)
+        assert squared_mean_distance(real, syn, torch.tensor([[0.5, 0.5]])).equal(squared_mean_distance(real, syn))
+
     def test_is_zero_where_the_sets_are_equal(self) -> None:
         features = torch.randn(3, 5, 7)
         assert squared_mean_distance(features, features).tolist() == [0.0, 0.0, 0.0]
@@ -35,14 +40,22 @@ class TestLoss:
 
 
 def engine_for(spec: Any, data: RealSet, num_iterations: int = 4) -> Engine:
-    return Engine(build(spec, data), data, seed=spec.seed, num_iterations=num_iterations, record=Record(), compiled=False)
+    parts = build(spec, data, TrainedHere(data))
+    return Engine(parts, data, seed=spec.seed, num_iterations=num_iterations, record=Record(), compiled=False)
+
+
+def real_index(engine: Engine, number: int) -> Tensor:
+    """Positions of the real images of an iteration."""
+    index = engine._prepare(number)[0].real_index
+    assert index is not None
+    return index
 
 
 def naive_loss(engine: Engine, images: Tensor, number: int) -> Tensor:
     """One class after another, in float64, with the draws of the engine's iteration."""
     parts, data, seed = engine.parts, engine.data, engine.seed
     params = parts.net.init(rng(seed, "network", number)).double()
-    index = parts.selection.pick(Draw(), number)
+    index = real_index(engine, number)
     transform = parts.augmentation.draw(data.num_classes, rng(seed, "augmentation", number))
     total = torch.zeros((), dtype=torch.float64)
     for label in range(data.num_classes):
@@ -61,7 +74,7 @@ def naive_loss(engine: Engine, images: Tensor, number: int) -> Tensor:
 def test_iteration_equals_a_loop_over_classes(digits: RealSet, small_spec: Any, augmentation: str, chunk: int) -> None:
     spec = small_spec(method={"augmentation": {"kind": augmentation}})
     engine = engine_for(spec, digits, num_iterations=1)
-    engine._chunk = chunk
+    engine.chunk_images = chunk
     start = engine.initial.double().requires_grad_()
     loss = naive_loss(engine, start, 0)
     (gradient,) = torch.autograd.grad(loss, start)
@@ -74,7 +87,7 @@ def test_iteration_equals_a_loop_over_classes(digits: RealSet, small_spec: Any, 
 def test_loss_is_zero_when_the_synthetic_set_is_the_real_batch(digits: RealSet, small_spec: Any) -> None:
     spec = small_spec(ipc=6, method={"augmentation": {"kind": "dsa"}, "selection": {"real_batch_per_class": 6}})
     engine = engine_for(spec, digits, num_iterations=1)
-    batch = digits.gather(engine.parts.selection.pick(Draw(), 0))
+    batch = digits.gather(real_index(engine, 0))
     engine.parts.parameterization.fill(batch)
     engine.iterate()
     assert float(engine._pending[0][1]) < 1e-9

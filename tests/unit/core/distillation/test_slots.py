@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from core.data.real_set import RealSet
 from core.distillation.build import build
@@ -16,14 +18,24 @@ from core.distillation.protocols import Draw, Plan, merge
 from core.distillation.randomness import rng
 from core.distillation.selection.uniform import Uniform
 from core.distillation.step import take
+from core.experts import TrainedHere
 from core.networks.build import build_network
 from core.specs.models import FreshRandomSpec
 from core.specs.network import ConvNetSpec
 from core.specs.selection import UniformSpec
-from core.specs.synthetic import SGDSpec
+from core.specs.synthetic import PixelsSpec, SGDSpec
+from tests.unit.core.distillation.real_sets import real_set
 
 pytestmark = pytest.mark.unit
 CPU = torch.device("cpu")
+
+
+def pick(selection: Uniform, draw: Draw, number: int) -> Tensor:
+    """Positions at an iteration; a uniform selection asks nothing else of a step."""
+    step: Any = SimpleNamespace(number=number)
+    index, share = selection.pick(draw, step)
+    assert share is None
+    return index
 
 
 class TestRandomness:
@@ -40,7 +52,7 @@ class TestRandomness:
 
 class TestUniform:
     def test_has_no_image_twice_and_only_its_class(self, digits: RealSet) -> None:
-        index = Uniform(UniformSpec(real_batch_per_class=100), digits, 0).pick(Draw(), 4)
+        index = pick(Uniform(UniformSpec(real_batch_per_class=100), digits, 0), Draw(), 4)
         assert index.shape == (10, 100)
         for label, row in enumerate(index):
             assert len(row.unique()) == 100
@@ -48,22 +60,22 @@ class TestUniform:
 
     def test_clips_to_the_smallest_class(self, digits: RealSet) -> None:
         selection = Uniform(UniformSpec(real_batch_per_class=256), digits, 0)
-        assert selection.pick(Draw(), 0).shape == (10, 131)
+        assert pick(selection, Draw(), 0).shape == (10, 131)
         assert "131" in selection.warning()
         assert Uniform(UniformSpec(real_batch_per_class=131), digits, 0).warning() == ""
 
     def test_draws_anew_at_each_iteration(self, digits: RealSet) -> None:
         selection = Uniform(UniformSpec(real_batch_per_class=8), digits, 0)
-        assert not torch.equal(selection.pick(Draw(), 0), selection.pick(Draw(), 1))
-        assert torch.equal(selection.pick(Draw(), 1), Uniform(UniformSpec(real_batch_per_class=8), digits, 0).pick(Draw(), 1))
+        assert not torch.equal(pick(selection, Draw(), 0), pick(selection, Draw(), 1))
+        assert torch.equal(pick(selection, Draw(), 1), pick(Uniform(UniformSpec(real_batch_per_class=8), digits, 0), Draw(), 1))
 
     def test_reaches_every_image(self, digits: RealSet) -> None:
         selection = Uniform(UniformSpec(real_batch_per_class=131), digits, 0)
-        seen = torch.cat([selection.pick(Draw(), n).flatten() for n in range(6)]).unique()
+        seen = torch.cat([pick(selection, Draw(), n).flatten() for n in range(6)]).unique()
         assert len(seen) == sum(digits.counts)
 
     def test_draws_without_classes(self, digits: RealSet) -> None:
-        index = Uniform(UniformSpec(), digits, 0).pick(Draw("minibatch", 32), 0)
+        index = pick(Uniform(UniformSpec(), digits, 0), Draw("minibatch", 32), 0)
         assert index.shape == (32,)
         assert len(index.unique()) == 32
 
@@ -87,7 +99,7 @@ class TestInit:
 
 class TestPixels:
     def test_stores_what_it_was_filled_with(self) -> None:
-        pixels = Pixels(3, 2, (1, 4, 4), CPU)
+        pixels = Pixels(PixelsSpec(), 3, real_set((3, 3), (1, 4, 4)))
         images = torch.randn(2, 3, 1, 4, 4)
         pixels.fill(images)
         found, classes = pixels.decode(torch.tensor([4, 0]))
@@ -100,7 +112,7 @@ class TestPixels:
         [(Draw(), (2, 3)), (Draw("per_class", 2), (2, 2)), (Draw("all"), (6,)), (Draw("minibatch", 4), (4,))],
     )
     def test_answers_draws_without_repeating(self, draw: Draw, shape: tuple[int, ...]) -> None:
-        index = Pixels(3, 2, (1, 4, 4), CPU).indices(draw, rng(0, "d"))
+        index = Pixels(PixelsSpec(), 3, real_set((3, 3), (1, 4, 4))).indices(draw, rng(0, "d"))
         assert tuple(index.shape) == shape
         assert len(index.unique()) == index.numel()
         if index.ndim == 2:
@@ -128,7 +140,7 @@ class TestSGD:
         for n in range(4):
             gradient = torch.randn(5, generator=rng(0, "g", n))
             ours.grad, theirs.grad = gradient.clone(), gradient.clone()
-            optimizer.step(torch.tensor(True))
+            optimizer.step(torch.tensor(True), 0.0)
             reference.step()
         torch.testing.assert_close(ours, theirs)
 
@@ -136,7 +148,7 @@ class TestSGD:
         x = torch.ones(3, requires_grad=True)
         optimizer = SGD(SGDSpec(), {"pixels": [x]})
         x.grad = torch.full((3,), torch.nan)
-        optimizer.step(torch.tensor(False))
+        optimizer.step(torch.tensor(False), 0.0)
         assert x.tolist() == [1, 1, 1]
         assert optimizer.state()["pixels.0"].tolist() == [0, 0, 0]
 
@@ -159,6 +171,6 @@ def test_take_equals_indexing(rows: list[list[int]]) -> None:
 
 
 def test_every_slot_with_state_is_in_the_checkpoint(digits: RealSet, small_spec: Any) -> None:
-    assert set(build(small_spec(), digits).parts()) == {
+    assert set(build(small_spec(), digits, TrainedHere(digits)).parts()) == {
         "parameterization", "labels", "models", "selection", "optimizer", "loss0",
     }

@@ -1,0 +1,87 @@
+"""One real step before the loop: how long it takes, what memory it needs, and whether that fits.
+
+A step that does not fit is cut into smaller runs of classes, which changes no result; if a single class does not fit, or the
+losses couple the classes, the job is refused before it has done anything. On CUDA the device itself says when memory is short.
+On a CPU nobody says so (the kernel kills the process instead): there the need is computed from the network's activations first.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import torch
+
+from core.distillation.engine import Engine
+from core.errors import DeviceMemoryError, HostMemoryError
+from core.machine import free_host_bytes, peak_memory_bytes
+
+COPIES = 3
+"""Tensors of the size of a layer's output that its backward pass keeps: convolution, norm, activation."""
+
+SHARE = 0.8
+"""Part of the free memory that a step may plan with."""
+
+
+class FirstStep(NamedTuple):
+    """What the first step took."""
+
+    seconds: float
+    peak_memory_bytes: int
+    """Of the device on CUDA, of the process on a CPU; since the process began."""
+
+    chunk_images: int
+    """Synthetic images whose graph is kept at once."""
+
+
+def probe(engine: Engine) -> FirstStep:
+    """Fit the engine's chunks to the memory there is, and measure one step; nothing moves.
+
+    Raises:
+        DeviceMemoryError: not even one class fits the device.
+        HostMemoryError: not even one class fits the host.
+    """
+    device = engine.data.device
+    if device.type == "cpu":
+        _fit_host(engine)
+        engine.trial()
+    else:
+        _fit_device(engine)
+    started = time.perf_counter()
+    engine.trial()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return FirstStep(time.perf_counter() - started, peak_memory_bytes(device), engine.chunk_images)
+
+
+def _fit_host(engine: Engine, free: int | None = None) -> None:
+    free = free_host_bytes() if free is None else free
+    if free is None:
+        return
+    per_image = 4 * COPIES * engine.parts.net.activations_per_image
+    smallest = engine.smallest_chunk()
+    affordable = int(SHARE * free / per_image)
+    if affordable < smallest:
+        raise HostMemoryError(
+            f"a step keeps the graph of at least {smallest} synthetic images, about {per_image * smallest >> 20} MiB, and "
+            f"{free >> 20} MiB are free on this host; use a narrower network or fewer images"
+        )
+    engine.chunk_images = min(engine.chunk_images, affordable)
+
+
+def _fit_device(engine: Engine) -> None:
+    smallest = engine.smallest_chunk()
+    engine.chunk_images = min(engine.chunk_images, max(smallest, engine.num_virtual))
+    while True:
+        try:
+            engine.trial()
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            if engine.chunk_images <= smallest:
+                message = str(error).split("\n")[0]
+                raise DeviceMemoryError(
+                    f"a step does not fit the device even in chunks of {smallest} synthetic images: {message}"
+                ) from error
+            engine.chunk_images = max(smallest, engine.chunk_images // 2)
+        else:
+            return

@@ -1,0 +1,92 @@
+"""One step before the loop: it moves nothing, cuts what is too large, and refuses what cannot be cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from core import machine
+from core.data.real_set import RealSet
+from core.distillation import probe
+from core.distillation.build import build
+from core.distillation.engine import Engine
+from core.errors import DeviceMemoryError, HostMemoryError
+from core.experts import TrainedHere
+from core.progress import Hooks, Record
+
+pytestmark = pytest.mark.unit
+
+
+def engine_of(digits: RealSet, small_spec: Any, **method: Any) -> Engine:
+    spec = small_spec(method=method)
+    parts = build(spec, digits, TrainedHere(digits))
+    return Engine(parts, digits, seed=0, num_iterations=4, record=Record())
+
+
+def bytes_of(engine: Engine) -> dict[str, list[Any]]:
+    return {name: tensor.tolist() for name, tensor in engine.state().items()}
+
+
+def test_nothing_moves_and_the_result_is_the_same(digits: RealSet, small_spec: Any) -> None:
+    plain, probed = engine_of(digits, small_spec), engine_of(digits, small_spec)
+    before = bytes_of(probed)
+    first = probe.probe(probed)
+    assert bytes_of(probed) == before
+    assert first.seconds > 0.0
+    assert first.peak_memory_bytes > 2**20
+    for engine in (plain, probed):
+        engine.run(4, Hooks())
+    assert bytes_of(plain) == bytes_of(probed)
+
+
+def test_a_step_that_does_not_fit_is_cut_with_equal_gradient(digits: RealSet, small_spec: Any) -> None:
+    whole, cut = engine_of(digits, small_spec), engine_of(digits, small_spec)
+    per_image = 4 * probe.COPIES * cut.parts.net.activations_per_image
+    probe._fit_host(cut, free=int(per_image * 5 / probe.SHARE))
+    assert cut.chunk_images == 5
+    whole.iterate()
+    cut.iterate()
+    assert torch.allclose(whole.decoded()[0], cut.decoded()[0], atol=1e-5)
+
+
+def test_a_class_that_does_not_fit_is_refused(digits: RealSet, small_spec: Any) -> None:
+    engine = engine_of(digits, small_spec)
+    with pytest.raises(HostMemoryError, match="at least 2 synthetic images"):
+        probe._fit_host(engine, free=1000)
+
+
+def test_losses_that_couple_classes_are_not_cut(digits: RealSet, small_spec: Any) -> None:
+    engine = engine_of(digits, small_spec, terms=[{"kind": "class_discriminative"}])
+    assert engine.smallest_chunk() == 20
+
+
+def test_a_full_device_halves_the_chunks_and_then_gives_up(digits: RealSet, small_spec: Any) -> None:
+    engine = engine_of(digits, small_spec)
+    tried: list[int] = []
+
+    def trial() -> None:
+        tried.append(engine.chunk_images)
+        if engine.chunk_images > fits:
+            raise torch.OutOfMemoryError("no room\nmore")
+
+    engine.trial = trial  # type: ignore[method-assign]
+    fits = 6
+    probe._fit_device(engine)
+    assert tried == [20, 10, 5]
+    fits = 0
+    with pytest.raises(DeviceMemoryError, match=r"chunks of 2 synthetic images: no room$"):
+        probe._fit_device(engine)
+
+
+def test_free_memory_is_that_of_the_control_group_where_it_is_smaller(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       100 kB\nMemAvailable:    50 kB\n")
+    (tmp_path / "memory.max").write_text("30000\n")
+    (tmp_path / "memory.current").write_text("10000\n")
+    monkeypatch.setattr(machine, "MEMINFO", meminfo)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    assert machine.free_host_bytes() == 20_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.free_host_bytes() == 50 * 1024
