@@ -1,33 +1,33 @@
 """How good a synthetic set is: networks trained on it from scratch, tested once with the last iterate.
 
-A unit is one network: `distilled/0`, `distilled_8bit/0`, `random/0`, and so on. Finished units stay in the record, so that a
-resumed job does not repeat them. Networks of the same index start from the same weights and see the same draws, so that
-the rows of the report are paired. The test split is read at the end of each unit and nowhere else.
+A unit is one network: `distilled/0`, `distilled_8bit/0`, `random/0`, and so on; for a further architecture its name stands in
+between. Finished units stay in the record, so that a resumed job does not repeat them. Networks of the same architecture
+and index start from the same weights and see the same draws, so that the rows of the report are paired. The test split is
+read at the end of each unit and nowhere else.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from itertools import groupby
 
-import torch
 from torch import Tensor
 
 from core.data.real_set import RealSet
-from core.distillation.build import build_augmentation
-from core.distillation.init.random import RandomInit
-from core.distillation.randomness import rng
-from core.networks.build import build_network
+from core.distillation.protocols import Parameterization
+from core.evaluation.protocol import schedule_of, trainer_of
+from core.evaluation.sets import Sets
+from core.experts import Experts
 from core.progress import Hooks, Record
 from core.report.outcome import Score, ScoreName
 from core.specs.evaluation import EvaluationSpec
-from core.training import Schedule, Trainer
+from core.specs.network import NetworkSpec, network_name
+from core.training import Trainer
 
 LOSS_SERIES = "evaluation/train_loss"
 ACCURACY_SERIES = "evaluation/train_accuracy"
-HELD_OUT_SERIES = "held_out/accuracy"
 CURVE_POINTS = 100
 
 
@@ -37,24 +37,28 @@ class Unit:
 
     name: ScoreName
     index: int
+    network: NetworkSpec
+    further: bool = False
+    """Whether the architecture is one of the `cross_networks`."""
 
     @property
     def key(self) -> str:
         """Name in the record."""
-        return f"{self.name}/{self.index}"
+        place = f"{network_name(self.network)}/" if self.further else ""
+        return f"{self.name}/{place}{self.index}"
 
 
 def units(spec: EvaluationSpec) -> list[Unit]:
-    """Everything that a protocol trains, in order."""
-    found = [Unit("distilled", i) for i in range(spec.num_eval)]
+    """Everything that a protocol trains, in order: the set, its baselines, and both on further architectures."""
+    counts: dict[ScoreName, int] = {"distilled": spec.num_eval}
     if spec.check_8bit:
-        found += [Unit("distilled_8bit", i) for i in range(spec.num_eval)]
-    return found + [Unit("random", i) for i in range(spec.random_draws)]
-
-
-def schedule_of(spec: EvaluationSpec) -> Schedule:
-    """The training part of a protocol."""
-    return Schedule(spec.num_epochs, spec.batch_size, spec.lr_net, spec.momentum, spec.weight_decay)
+        counts["distilled_8bit"] = spec.num_eval
+    counts |= dict.fromkeys(("random", *spec.baselines), spec.random_draws)
+    found = [Unit(name, i, spec.network) for name, count in counts.items() for i in range(count)]
+    for network in spec.cross_networks:
+        found += [Unit("distilled", i, network, further=True) for i in range(spec.num_eval)]
+        found += [Unit("random", i, network, further=True) for i in range(spec.random_draws)]
+    return found
 
 
 def evaluate(
@@ -65,6 +69,8 @@ def evaluate(
     *,
     ipc: int,
     seed: int,
+    experts: Experts,
+    parameterization: Parameterization,
     record: Record | None = None,
     hooks: Hooks | None = None,
     save: Callable[[], None] | None = None,
@@ -77,113 +83,84 @@ def evaluate(
         data: real set of the job.
         images: (N, C, H, W) float32, decoded synthetic images in network space.
         labels: (N,) int64.
-        ipc: budget of random selection, images per class.
+        ipc: budget of random selection and of coresets, images per class.
         seed: seed of the job.
+        experts: answers for the pools of the coresets among the baselines.
+        parameterization: packs the baseline `mosaic`.
         record: finished units and curves; a new one when absent.
         hooks: told about progress; may ask to stop.
         save: called after units, when the last call is `save_seconds` ago, and when stopping.
         save_seconds: wall time between calls of `save`.
 
     Raises:
+        InvalidInputError: a pool that a baseline needs is missing.
         Stopped: the hooks asked for it; the unit that was running starts anew next time.
     """
     record, hooks = record if record is not None else Record(), hooks or Hooks()
-    todo = units(spec)
-    passes = spec.num_epochs + 1
-    hooks.phase("evaluating", len(todo) * passes)
-    trainer = _trainer(spec, data, len(labels), len(todo))
+    sets = Sets(
+        spec, data, (images, labels), ipc=ipc, seed=seed, experts=experts, parameterization=parameterization, hooks=hooks
+    )
+    runner = _Runner(spec, data, sets, seed, record, hooks, num_images=len(labels))
+    hooks.phase("evaluating", len(runner.units) * runner.passes)
     saved = started = time.monotonic()
     before = record.seconds.get("evaluating", 0.0)
     try:
-        for position, unit in enumerate(todo):
+        for position, unit in enumerate(runner.units):
             if unit.key in record.units:
                 continue
-            record.units[unit.key] = _run(unit, position, trainer, data, images, labels, ipc, seed, record, hooks, len(todo))
+            record.units[unit.key] = runner.accuracy(unit, position)
             record.seconds["evaluating"] = before + time.monotonic() - started
             if save is not None and time.monotonic() - saved >= save_seconds:
                 save()
                 saved = time.monotonic()
     finally:
         record.seconds["evaluating"] = before + time.monotonic() - started
-    return list(_scores(spec, trainer.net.name, record))
+    return list(_scores(runner.units, record))
 
 
-def _trainer(spec: EvaluationSpec, data: RealSet, num_images: int, num_runs: int) -> Trainer:
-    net = build_network(spec.network, data.info)
-    augmentation = build_augmentation(spec.augmentation)
-    return Trainer.for_runs(
-        net, schedule_of(spec), augmentation, device=data.device, num_images=num_images, num_runs=num_runs
-    )
+class _Runner:
+    """Trains and tests one unit after another; units of an architecture share a trainer."""
+
+    def __init__(
+        self, spec: EvaluationSpec, data: RealSet, sets: Sets, seed: int, record: Record, hooks: Hooks, *, num_images: int
+    ) -> None:
+        self.units = units(spec)
+        self.passes = schedule_of(spec).num_passes
+        self._spec, self._data, self._sets, self._seed = spec, data, sets, seed
+        self._record, self._hooks = record, hooks
+        self._num_images = num_images
+        self._trainers: dict[NetworkSpec, Trainer] = {}
+
+    def accuracy(self, unit: Unit, position: int) -> float:
+        """Test accuracy of one unit; the first one leaves its curves in the record."""
+        data, hooks = self._data, self._hooks
+        trainer = self._trainer(unit.network)
+        images, labels = self._sets.of(unit.name, unit.index)
+
+        def on_epoch(finished: int) -> None:
+            done = position * self.passes + finished
+            hooks.progress(done, len(self.units) * self.passes, message=unit.key)
+
+        trained = trainer.train(
+            images, labels, seed=self._seed, name="evaluation", index=unit.index, hooks=hooks, on_epoch=on_epoch,
+            curve_points=CURVE_POINTS if position == 0 else 0,
+        )
+        for series, points in ((LOSS_SERIES, trained.loss), (ACCURACY_SERIES, trained.accuracy)):
+            for at, value in points:
+                self._record.add(hooks, series, at, value)
+        with hooks.busy(f"{unit.key} test"):
+            return trainer.accuracy(trained, data, data.test_images, data.test_labels)
+
+    def _trainer(self, network: NetworkSpec) -> Trainer:
+        if network not in self._trainers:
+            runs = sum(unit.network == network for unit in self.units)
+            self._trainers[network] = trainer_of(self._spec, network, self._data, self._num_images, runs)
+        return self._trainers[network]
 
 
-def _run(
-    unit: Unit,
-    position: int,
-    trainer: Trainer,
-    data: RealSet,
-    images: Tensor,
-    labels: Tensor,
-    ipc: int,
-    seed: int,
-    record: Record,
-    hooks: Hooks,
-    num_units: int,
-) -> float:
-    """Train and test the network of one unit; the first one leaves its curves in the record."""
-    if unit.name == "distilled_8bit":
-        images = data.normalise(data.to_8bit(images))
-    elif unit.name == "random":
-        images, labels = random_selection(data, ipc, seed, unit.index)
-    passes = trainer.schedule.num_epochs + 1
-    first = unit == Unit("distilled", 0)
-
-    def on_epoch(finished: int) -> None:
-        hooks.progress(position * passes + finished, num_units * passes, message=unit.key)
-
-    trained = trainer.train(
-        images, labels, seed=seed, name="evaluation", index=unit.index, hooks=hooks, on_epoch=on_epoch,
-        curve_points=CURVE_POINTS if first else 0,
-    )
-    for series, points in ((LOSS_SERIES, trained.loss), (ACCURACY_SERIES, trained.accuracy)):
-        for at, value in points:
-            record.add(hooks, series, at, value)
-    with hooks.busy(f"{unit.key} test"):
-        return trainer.accuracy(trained, data, data.test_images, data.test_labels)
-
-
-def random_selection(data: RealSet, ipc: int, seed: int, index: int) -> tuple[Tensor, Tensor]:
-    """Draw number `index` of random real images at the budget of `ipc` per class: the baseline."""
-    chosen = RandomInit().choose(data, ipc, rng(seed, "baseline/random", index))
-    return chosen.flatten(0, 1), torch.arange(data.num_classes, device=data.device).repeat_interleave(ipc)
-
-
-def _scores(spec: EvaluationSpec, network: str, record: Record) -> Iterator[Score]:
-    for name in get_args(ScoreName):
-        accuracies = tuple(record.units[unit.key] for unit in units(spec) if unit.name == name)
-        if accuracies:
-            yield Score(name, network, accuracies, num_sets=len(accuracies) if name == "random" else 1)
-
-
-class HeldOut:
-    """Every so many iterations: one network on the set as it is, tested on held-out training images."""
-
-    def __init__(self, spec: EvaluationSpec, data: RealSet, *, ipc: int, num_iterations: int, seed: int) -> None:
-        self._every = spec.held_out_every_iterations
-        self._data = data
-        self._seed = seed
-        num_runs = 1 + num_iterations // self._every if self._every else 0
-        self._trainer = _trainer(spec, data, ipc * data.num_classes, num_runs) if self._every else None
-
-    def __call__(self, completed: int, decoded: Callable[[], tuple[Tensor, Tensor]], record: Record, hooks: Hooks) -> None:
-        """Look at the set after `completed` iterations, once for each such number."""
-        if self._trainer is None or not completed or completed % self._every:
-            return
-        if any(at == completed for at, _ in record.series.get(HELD_OUT_SERIES, [])):
-            return
-        (images, labels), data = decoded(), self._data
-        with hooks.busy("watching on held-out images"):
-            trained = self._trainer.train(
-                images, labels, seed=self._seed, name="held_out_watch", index=completed, hooks=hooks
-            )
-            value = self._trainer.accuracy(trained, data, data.held_out_images, data.held_out_labels)
-        record.add(hooks, HELD_OUT_SERIES, completed, value)
+def _scores(found: Sequence[Unit], record: Record) -> Iterator[Score]:
+    """One score for each kind of set and architecture, in the order of the units."""
+    for (name, network), group in groupby(found, key=lambda unit: (unit.name, unit.network)):
+        accuracies = tuple(record.units[unit.key] for unit in group)
+        drawn = name in {"random", "mosaic"}
+        yield Score(name, network_name(network), accuracies, num_sets=len(accuracies) if drawn else 1)

@@ -65,7 +65,7 @@ def write_artifacts(outcome: Outcome, out: Path) -> list[ArtifactLine]:
     write_zip(out / "images.zip", items, about)
 
     shown = cut(outcome.labels, info.num_classes, info.height, info.width)
-    made = "distilled" if outcome.spec.method.num_iterations else "selected"
+    made = "distilled" if outcome.spec.method.max_iterations else "selected"
     preview(final, shown, info.classes, f"{info.title}, {made}").save(out / "preview.png")
     preview(initial, shown, info.classes, f"{info.title}, before distillation").save(out / "preview_initial.png")
     drawn = curves.draw_each(outcome)

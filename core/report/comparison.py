@@ -6,9 +6,12 @@ import math
 from typing import Any
 
 from core.report.outcome import Outcome, Score
-from core.specs.recipes import RECIPES, published
+from core.specs.published import CONVNET, published
+from core.specs.recipes import RECIPES
 
-_HOW_OFTEN = frozenset({"num_eval", "random_draws", "check_8bit", "held_out_every_iterations"})
+_HOW_OFTEN = frozenset({
+    "num_eval", "random_draws", "check_8bit", "held_out_every_iterations", "cross_networks", "baselines", "baseline_training",
+})
 """Fields of a protocol that say what is measured beside the accuracy, or how often, and do not change its expectation."""
 
 
@@ -34,7 +37,7 @@ def difference(score: Score, baseline: Score) -> dict[str, float | None]:
 
 
 def against_random(outcome: Outcome) -> list[dict[str, Any]]:
-    """Each score of the distilled set minus random selection with the same network, budget and protocol."""
+    """Every other score minus random selection with the same network, budget and protocol."""
     entries = []
     for score in outcome.scores:
         baseline = find(outcome, "random", score.network)
@@ -53,17 +56,21 @@ def cost_of_8bit(outcome: Outcome) -> dict[str, float | None] | None:
 def published_rows(outcome: Outcome) -> list[dict[str, Any]]:
     """Published accuracies of this recipe, data set and ipc; and of random selection, for a recipe that is another.
 
+    Rows of other networks than the tables' ConvNet count only where this job trained such a network too; ablations never do.
     `setting_differs` lists how this job's setting departs from the recipe's, so that nobody compares a capped run with a table.
     """
     spec = outcome.spec
     departures = departures_from_recipe(outcome)
+    networks = {CONVNET, spec.evaluation.network.kind, *(network.kind for network in spec.evaluation.cross_networks)}
     return [
         {
             "recipe": row.recipe, "mean": row.mean, "std": row.std or None, "n": row.n or None, "paper": row.paper,
-            "table": row.table, "protocol": row.protocol, "measured_here": False, "setting_differs": departures,
+            "table": row.table, "protocol": row.protocol, "network": row.network, "note": row.note or None,
+            "measured_here": False, "setting_differs": departures,
         }
         for row in published()
         if spec.recipe and row.recipe in {spec.recipe, "random"} and (row.dataset, row.ipc) == (outcome.info.name, spec.ipc)
+        and row.network in networks and not row.variant
     ]
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -17,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from core.report.export import png_bytes
-from core.report.outcome import Outcome, Score
+from core.report.outcome import Outcome, Score, ScoreName
 
 Series = Sequence[tuple[int, float]]
 MAX_PANELS = 6
@@ -35,7 +37,10 @@ TITLES = {
 }
 """Titles of series whose name alone may mislead."""
 
-SCORE_TITLES = {"distilled": "distilled", "distilled_8bit": "8-bit files", "random": "random real"}
+SCORE_TITLES: dict[ScoreName, str] = {
+    "distilled": "distilled", "distilled_8bit": "8-bit files", "random": "random real", "mosaic": "mosaic",
+    "herding": "herding", "k_center": "k-center", "forgetting": "forgetting",
+}
 
 
 class Theme(NamedTuple):
@@ -87,8 +92,12 @@ def panels(series: Mapping[str, Series]) -> list[Panel]:
 
 def draw_each(outcome: Outcome, theme: Theme = LIGHT) -> list[bytes]:
     """Draw every panel as its own PNG, all of one size, for a page that arranges them."""
-    parts: list[Panel | Sequence[Score]] = [*panels(outcome.series), outcome.scores]
-    return [_draw(part, theme) for part in parts]
+    main = [score for score in outcome.scores if score.network == outcome.scores[0].network]
+    drawn = [_draw(partial(_draw_panel, panel=panel), theme) for panel in panels(outcome.series)]
+    drawn.append(_draw(partial(_draw_scores, scores=main), theme))
+    if len(main) < len(outcome.scores):
+        drawn.append(_draw(partial(_draw_architectures, scores=outcome.scores), theme, left=0.38))
+    return drawn
 
 
 def compose(drawn: Sequence[bytes]) -> bytes:
@@ -102,16 +111,12 @@ def compose(drawn: Sequence[bytes]) -> bytes:
     return png_bytes(canvas)
 
 
-def _draw(part: Panel | Sequence[Score], theme: Theme) -> bytes:
+def _draw(paint: Callable[[Axes, Theme], None], theme: Theme, *, left: float = 0.13) -> bytes:
     figure = Figure(figsize=(4.4, 3.3), dpi=140, facecolor=theme.paper)
     FigureCanvasAgg(figure)
     # Fixed margins: laying out by the size of every label takes longer than drawing.
-    figure.subplots_adjust(left=0.13, right=0.96, bottom=0.19, top=0.87)
-    axis = figure.add_subplot()
-    if isinstance(part, Panel):
-        _draw_panel(axis, part, theme)
-    else:
-        _draw_scores(axis, part, theme)
+    figure.subplots_adjust(left=left, right=0.96, bottom=0.19, top=0.87)
+    paint(figure.add_subplot(), theme)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -128,7 +133,7 @@ def _style(axis: Axes, title: str, theme: Theme) -> None:
         spine.set_color(theme.grid)
 
 
-def _draw_panel(axis: Axes, panel: Panel, theme: Theme) -> None:
+def _draw_panel(axis: Axes, theme: Theme, panel: Panel) -> None:
     _style(axis, panel.title + (" (%)" if panel.is_fraction else ""), theme)
     factor = 100.0 if panel.is_fraction else 1.0
     values: list[float] = []
@@ -148,20 +153,17 @@ def _draw_panel(axis: Axes, panel: Panel, theme: Theme) -> None:
     left_out = f"; {panel.hidden} more lines not drawn" if panel.hidden else ""
     axis.set_xlabel(panel.steps + left_out, fontsize=9, color=theme.faint)
     if len(panel.lines) > 1:
-        legend: Any = axis.legend(frameon=False, fontsize=8)
-        for text in legend.get_texts():
-            text.set_color(theme.ink)
+        _legend(axis, theme)
 
 
-def _draw_scores(axis: Axes, scores: Sequence[Score], theme: Theme) -> None:
-    """One dot for each network, with mean and standard deviation beside them."""
+def _draw_scores(axis: Axes, theme: Theme, scores: Sequence[Score]) -> None:
+    """One dot for each network of one architecture, with mean and standard deviation beside them."""
     _style(axis, "test accuracy (%), one dot per network", theme)
     if not scores:
         axis.text(0.5, 0.5, "no network was evaluated", color=theme.faint, ha="center", va="center", transform=axis.transAxes)
         axis.set_xticks([])
         axis.set_yticks([])
         return
-    several = len({score.network for score in scores}) > 1
     for place, score in enumerate(scores):
         color = theme.lines[list(SCORE_TITLES).index(score.name)]
         middle = (score.n - 1) / 2
@@ -169,7 +171,33 @@ def _draw_scores(axis: Axes, scores: Sequence[Score], theme: Theme) -> None:
         axis.scatter(spread, [100 * a for a in score.accuracies], s=22, color=color, alpha=0.75, linewidths=0, zorder=3)
         bar = 100 * score.std if score.n > 1 else None
         axis.errorbar(place + 0.32, 100 * score.mean, yerr=bar, color=color, fmt="_", markersize=11, capsize=3, linewidth=1.4)
-    labels = [SCORE_TITLES[score.name] + (f"\n{score.network}" if several else "") for score in scores]
-    axis.set_xticks(range(len(scores)), labels, fontsize=9, color=theme.ink)
+    labels, crowded = [SCORE_TITLES[score.name] for score in scores], len(scores) > 4
+    axis.set_xticks(
+        range(len(scores)), labels, fontsize=8 if crowded else 9, color=theme.ink, rotation=25 if crowded else 0,
+    )
     axis.set_xlim(-0.6, len(scores) - 0.3)
     axis.margins(y=0.15)
+
+
+def _draw_architectures(axis: Axes, theme: Theme, scores: Sequence[Score]) -> None:
+    """Mean and standard deviation on each architecture: of the distilled set, and of random selection below it."""
+    _style(axis, "across architectures (%)", theme)
+    networks = list(dict.fromkeys(score.network for score in scores))
+    sides: tuple[tuple[ScoreName, float], ...] = (("distilled", -0.13), ("random", 0.13))
+    for name, offset in sides:
+        shown = [score for score in scores if score.name == name]
+        axis.errorbar(
+            [100 * score.mean for score in shown], [networks.index(score.network) + offset for score in shown],
+            xerr=[100 * score.std for score in shown], color=theme.lines[list(SCORE_TITLES).index(name)], fmt="o",
+            markersize=4, capsize=2, linewidth=1.2, label=SCORE_TITLES[name],
+        )
+    labels = [textwrap.fill(network, 26) for network in networks]
+    axis.set_yticks(range(len(networks)), labels, fontsize=8 if len(networks) <= 8 else 6, color=theme.ink)
+    axis.set_ylim(len(networks) - 0.4, -0.6)
+    _legend(axis, theme)
+
+
+def _legend(axis: Axes, theme: Theme) -> None:
+    legend: Any = axis.legend(frameon=False, fontsize=8)
+    for text in legend.get_texts():
+        text.set_color(theme.ink)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core.catalogue import DatasetInfo
 from core.report.outcome import Outcome
 
 FORMAT = 1
@@ -32,10 +33,7 @@ def build_manifest(outcome: Outcome, files: Sequence[tuple[Path, str]]) -> dict[
         "seed": spec.seed,
         "spec": spec.model_dump(mode="json"),
         "science_digest": spec.science_digest(),
-        "dataset": {
-            "name": info.name, "title": info.title, "digest": outcome.dataset_digest,
-            "split_rule": info.split_rule, "source": info.source,
-        },
+        "dataset": dataset_facts(info, outcome.dataset_digest),
         "classes": list(info.classes),
         "images": {"count": len(outcome.labels), "channels": info.channels, "height": info.height, "width": info.width},
         "normalisation": {
@@ -47,8 +45,21 @@ def build_manifest(outcome: Outcome, files: Sequence[tuple[Path, str]]) -> dict[
             "data.parquet": "8-bit PNG images: divide by 255, subtract mean, divide by std, before training",
             "images.zip": "the same 8-bit PNG images; folders sort by class index",
         },
-        "files": {
-            path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size, "media_type": media_type}
-            for path, media_type in files
-        },
+        "files": file_facts(files),
+    }
+
+
+def dataset_facts(info: DatasetInfo, digest: str) -> dict[str, Any]:
+    """Which data was read; `digest` is that of its canonical form."""
+    return {
+        "name": info.name, "title": info.title, "digest": digest, "verified": info.verified,
+        "split_rule": info.split_rule, "source": info.source,
+    }
+
+
+def file_facts(files: Sequence[tuple[Path, str]]) -> dict[str, Any]:
+    """Checksum and size of files, each with its media type, by name."""
+    return {
+        path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size, "media_type": media_type}
+        for path, media_type in files
     }

@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 from core.catalogue import DatasetInfo
 from core.specs.job import DistillationSpec
 
-ScoreName = Literal["distilled", "distilled_8bit", "random"]
+ScoreName = Literal["distilled", "distilled_8bit", "random", "mosaic", "herding", "k_center", "forgetting"]
+
+
+TRAINED_ON: dict[ScoreName, str] = {
+    "distilled": "the distilled set, float32",
+    "distilled_8bit": "the distilled set, clamped to the 8-bit files",
+    "random": "random real images of full size, ipc of each class, drawn anew for each network",
+    "mosaic": "random real images, packed and decoded as this set's parameterization does, drawn anew for each network",
+    "herding": "real images of full size, ipc of each class, whose mean feature follows that of the class (herding)",
+    "k_center": "real images of full size, ipc of each class, that lie far from one another in feature space (k-center)",
+    "forgetting": "real images of full size, ipc of each class, that training on the whole set forgets most often",
+}
+"""What the networks behind a score were trained on."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,7 @@ class Score:
     """Fractions in [0, 1], one for each network."""
 
     num_sets: int = 1
-    """Different sets behind the accuracies: 1 for the distilled set, the number of draws for random selection."""
+    """Different sets behind the accuracies: 1 for the distilled set and for coresets, the number of draws for what is drawn."""
 
     @property
     def mean(self) -> float:
@@ -77,7 +89,12 @@ class Outcome:
     peak_memory_bytes: int
     device: str
     dataset_digest: str
+    """SHA-256 of the canonical form that was read."""
+
     code_revision: str
     versions: Mapping[str, str]
     warnings: Sequence[str] = field(default_factory=tuple)
+    first_step: Mapping[str, float] = field(default_factory=dict)
+    """What one step took before the loop began: `seconds`, `peak_memory_bytes`, `chunk_images`; empty without a loop."""
+
     resumed_from_step: int = 0

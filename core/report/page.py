@@ -9,7 +9,7 @@ import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -20,14 +20,17 @@ from core.report.comparison import cost_of_8bit, difference, find, published_row
 from core.report.export import Picture, png_bytes, to_pillow
 from core.report.layout import Cut
 from core.report.loading import snippets
-from core.report.outcome import Outcome
+from core.report.outcome import Outcome, ScoreName
 from core.report.pictures import short
 from core.report.report import budget, size
+from core.specs.method import MethodSpec
 from core.specs.recipes import RECIPES
 
 _MAX_PAIRS = 20
-_SCORE_TITLES = {
+_SCORE_TITLES: dict[ScoreName, str] = {
     "distilled": "This set, float32", "distilled_8bit": "This set, 8-bit files", "random": "Random real images, same budget",
+    "mosaic": "Mosaic of random real images, same budget", "herding": "Coreset: herding", "k_center": "Coreset: k-center",
+    "forgetting": "Coreset: most forgotten",
 }
 
 _ENVIRONMENT = Environment(
@@ -49,7 +52,7 @@ class Row(NamedTuple):
     n: int | None
     gain: float | None
     """Mean minus that of random selection with the same network."""
-    measured: bool
+    kind: Literal["ours", "baseline", "published"]
 
 
 class Shown(NamedTuple):
@@ -68,13 +71,16 @@ def _rows(outcome: Outcome) -> list[Row]:
     for score in outcome.scores:
         baseline = find(outcome, "random", score.network)
         gain = difference(score, baseline)["difference"] if baseline is not None and score.name != "random" else None
-        drawn = f", {score.num_sets} {'draw' if score.num_sets == 1 else 'draws'}" if score.name == "random" else ""
+        drawn = score.name in {"random", "mosaic"}
+        draws = f", {score.num_sets} {'draw' if score.num_sets == 1 else 'draws'}" if drawn else ""
         std = score.std if score.n > 1 else None
-        rows.append(Row(_SCORE_TITLES[score.name], score.network + drawn, score.mean, std, score.n, gain, True))
+        kind: Literal["ours", "baseline"] = "ours" if score.name in {"distilled", "distilled_8bit"} else "baseline"
+        rows.append(Row(_SCORE_TITLES[score.name], score.network + draws, score.mean, std, score.n, gain, kind))
     for row in published_rows(outcome):
         title = "Published: random selection" if row["recipe"] == "random" else f"Published: {row['recipe']}"
-        note = f"{row['paper']}, table {row['table']}, protocol {row['protocol']}"
-        rows.append(Row(title, note, row["mean"], row["std"], row["n"], None, False))
+        note = f"{row['network']}; {row['paper']}, table {row['table']}, protocol {row['protocol']}"
+        note += f"; {row['note']}" if row["note"] else ""
+        rows.append(Row(title, note, row["mean"], row["std"], row["n"], None, "published"))
     return rows
 
 
@@ -90,6 +96,13 @@ def _title(outcome: Outcome) -> str:
     return f"{outcome.info.title}, {outcome.spec.ipc} {plural} per class"
 
 
+def _length(method: MethodSpec) -> str:
+    """How long it ran, in what the method counts."""
+    if method.num_iterations is None:
+        return f"{method.num_networks:,} matching networks"
+    return f"{method.num_iterations:,} iterations"
+
+
 def _facts(outcome: Outcome) -> dict[str, str]:
     """Provenance, as label and text."""
     spec = outcome.spec
@@ -98,8 +111,8 @@ def _facts(outcome: Outcome) -> dict[str, str]:
         "Recipe": f"{spec.recipe} ({recipe.title}; {recipe.paper})" if recipe else spec.recipe or "own composition",
         "Job": f"{outcome.job_id}, attempt {outcome.attempt}",
         "Seed": str(spec.seed),
-        "Iterations": f"{spec.method.num_iterations:,}",
-        "Data set": f"{outcome.info.name}, digest {outcome.dataset_digest}",
+        "Length": _length(spec.method),
+        "Data set": f"{outcome.info.name}, digest {outcome.dataset_digest}{'' if outcome.info.verified else ' (unverified)'}",
         "Split": outcome.info.split_rule,
         "Specification digest": spec.science_digest(),
         "Device": outcome.device,
@@ -147,10 +160,12 @@ def render(
         "outcome": outcome,
         "info": info,
         "spec": outcome.spec,
-        "distilled": outcome.spec.method.num_iterations > 0,
+        "distilled": outcome.spec.method.max_iterations > 0,
+        "length": _length(outcome.spec.method),
         "rows": rows,
         "main": main,
-        "main_gain": next((row.gain for row in rows if row.gain is not None), None),
+        "main_gain": next((row.gain for row in rows if row.kind == "ours" and row.gain is not None), None),
+        "explained": any(score.name == "mosaic" for score in outcome.scores),
         "random": find(outcome, "random", main.network) if main else None,
         "departures": published[0]["setting_differs"] if published else [],
         "cost_of_8bit": cost_of_8bit(outcome),

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.report.comparison import against_random, cost_of_8bit, published_rows, score_entry
 from core.report.numbers import ratio
-from core.report.outcome import Outcome
+from core.report.outcome import TRAINED_ON, Outcome
 
 FORMAT = 1
 _FLOAT_BYTES = 4
@@ -54,8 +54,8 @@ def build_report(outcome: Outcome, files: Sequence[Path]) -> dict[str, Any]:
         "scale": spec.scale,
         "capped": list(spec.capped),
         "dataset": {
-            "name": info.name, "title": info.title, "digest": outcome.dataset_digest, "num_classes": info.num_classes,
-            "channels": info.channels, "height": info.height, "width": info.width,
+            "name": info.name, "title": info.title, "digest": outcome.dataset_digest, "verified": info.verified,
+            "num_classes": info.num_classes, "channels": info.channels, "height": info.height, "width": info.width,
             "held_out_fraction": spec.dataset.held_out_fraction, "split_rule": info.split_rule,
             "test_images": sum(info.test_per_class),
         },
@@ -63,6 +63,7 @@ def build_report(outcome: Outcome, files: Sequence[Path]) -> dict[str, Any]:
         "iterate": "last",
         "chance": 1.0 / info.num_classes,
         "scores": [score_entry(score) for score in outcome.scores],
+        "trained_on": {name: TRAINED_ON[name] for name in dict.fromkeys(score.name for score in outcome.scores)},
         "against_random": against_random(outcome),
         "cost_of_8bit": cost_of_8bit(outcome),
         "published": published_rows(outcome),
@@ -72,6 +73,7 @@ def build_report(outcome: Outcome, files: Sequence[Path]) -> dict[str, Any]:
         "seconds": dict(outcome.seconds) | {"total": sum(outcome.seconds.values())},
         "seconds_per_iteration": outcome.seconds_per_iteration,
         "peak_memory_bytes": outcome.peak_memory_bytes,
+        "first_step": dict(outcome.first_step),
         "device": outcome.device,
         "deterministic": spec.resources.gpus == 0 or spec.resources.deterministic,
         "code_revision": outcome.code_revision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable
@@ -109,6 +110,19 @@ def hundred() -> Outcome:
 def paper() -> Outcome:
     """A job at paper scale, whose accuracy the literature also gives."""
     return outcome_of(spec_for("cifar10", 10, scale="paper"), dataset_info("cifar10"), colour_images(10, 10, 32), warnings=())
+
+
+@pytest.fixture(scope="session")
+def compared(digits: Outcome) -> Outcome:
+    """Digits beside every baseline, and on two further architectures."""
+    drawn = (Score("mosaic", NETWORK, (0.71, 0.69, 0.7), num_sets=3),)
+    coresets = tuple(Score(name, NETWORK, (0.6, 0.62, 0.58)) for name in ("herding", "k_center", "forgetting"))
+    further = tuple(
+        score
+        for network in ("mlp width 128", "resnet18_dc batch norm average pool downsampling")
+        for score in (Score("distilled", network, (0.8, 0.7)), Score("random", network, (0.5,)))
+    )
+    return dataclasses.replace(digits, scores=(*digits.scores, *drawn, *coresets, *further))
 
 
 Write = Callable[[Outcome], Path]

@@ -96,6 +96,7 @@ class TestManifest:
         assert manifest["versions"] == {"python": "3.11", "torch": "2.13.0"}
         assert manifest["code_revision"] == "0123abc"
         assert manifest["dataset"]["digest"] == colour.dataset_digest
+        assert manifest["dataset"]["verified"] is True
         assert manifest["classes"] == list(colour.info.classes)
         assert manifest["normalisation"]["mean"] == [0.4914, 0.4822, 0.4465]
         assert manifest["images"] == {"count": 20, "channels": 3, "height": 32, "width": 32}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import json
 import re
 import shutil
 import zipfile
@@ -17,6 +18,7 @@ from PIL import Image
 from core.report.export import to_8bit
 from core.report.loading import snippets
 from core.report.outcome import Outcome
+from core.specs.method import MethodSpec
 from tests.unit.core.report.conftest import Write, normalised, spec_for
 
 pytestmark = pytest.mark.unit
@@ -111,6 +113,37 @@ class TestContent:
         assert "method.num_iterations: 20000 -> 300" in words
         assert "the real batch was clipped" in words
         assert digits.dataset_digest in words
+
+    def test_every_baseline_and_architecture_has_a_row(self, compared: Outcome, written: Write) -> None:
+        text, page = page_of(compared, written)
+        words = " ".join(page.text.split())
+        assert text.count('<tr class="ours">') == 4
+        assert text.count('<tr class="baseline">') == 7
+        assert "Mosaic of random real images, same budgetconvnet-1 width 32, 3 draws 70.0 \u00b1 1.0 3 +3.8" in words
+        assert "Coreset: k-centerconvnet-1 width 32 60.0" in words
+        assert "This set, float32mlp width 128 75.0 \u00b1 7.1 2 +25.0" in words
+        assert "what packing alone gives" in words
+        assert "+22.1 pointsagainst random selection" in words
+
+    def test_without_a_mosaic_nothing_is_explained(self, digits: Outcome, written: Write) -> None:
+        assert "mosaic" not in page_of(digits, written)[1].text.lower().partition("complete specification")[0]
+
+    def test_a_run_that_counts_networks_says_so(self, single: Outcome, written: Write) -> None:
+        method = single.spec.method.model_dump(mode="json") | {
+            "models": {"kind": "dynamic_bilevel"}, "num_iterations": None, "num_networks": 2000,
+        }
+        spec = single.spec.model_copy(update={"method": MethodSpec.model_validate(method, strict=False)})
+        _, page = page_of(dataclasses.replace(single, spec=spec), written)
+        words = " ".join(page.text.split())
+        assert "2,000 matching networks made of it" in words
+        assert "Length2,000 matching networks" in words
+
+    def test_a_set_without_a_known_digest_is_said(self, single: Outcome, written: Write) -> None:
+        info = single.info.model_copy(update={"digest": None})
+        out = written(dataclasses.replace(single, info=info, dataset_digest="ab" * 32))
+        assert f"digest {'ab' * 32} (unverified)" in (out / "report.html").read_text()
+        assert json.loads((out / "manifest.json").read_text())["dataset"]["verified"] is False
+        assert json.loads((out / "report.json").read_text())["dataset"]["verified"] is False
 
     def test_published_rows_are_marked(self, paper: Outcome, written: Write) -> None:
         text, page = page_of(paper, written)

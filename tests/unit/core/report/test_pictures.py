@@ -81,6 +81,9 @@ class TestCurves:
         with Image.open(io.BytesIO(png)) as image:
             assert image.size[0] > 500
 
+    def test_several_architectures_have_a_panel_of_their_own(self, digits: Outcome, compared: Outcome) -> None:
+        assert len(curves.draw_each(compared)) == len(curves.draw_each(digits)) + 1
+
     def test_nothing_to_draw_is_said(self, digits: Outcome) -> None:
         drawn = curves.draw_each(dataclasses.replace(digits, series={"loss": []}, scores=()))
         assert [png[:4] for png in drawn] == [b"\x89PNG", b"\x89PNG"]

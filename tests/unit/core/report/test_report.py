@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from core.catalogue import dataset_info
 from core.report.build import write_artifacts
-from core.report.comparison import departures_from_recipe, difference
+from core.report.comparison import departures_from_recipe, difference, published_rows
 from core.report.numbers import bytes_text, finite, seconds_text, small_percent, write_json
 from core.report.outcome import Outcome, Score
 from core.report.report import build_report
@@ -75,6 +75,19 @@ class TestScores:
         report = report_of(dataclasses.replace(digits, scores=scores), tmp_path)
         assert [entry["network"] for entry in report["against_random"]] == [NETWORK, NETWORK]
 
+    def test_every_baseline_and_architecture(self, compared: Outcome, tmp_path: Path) -> None:
+        report = report_of(compared, tmp_path)
+        assert len(report["scores"]) == 11
+        assert list(report["trained_on"]) == [
+            "distilled", "distilled_8bit", "random", "mosaic", "herding", "k_center", "forgetting",
+        ]
+        assert "full size" in report["trained_on"]["random"]
+        assert "packed" in report["trained_on"]["mosaic"]
+        gains = {(entry["name"], entry["network"]): entry["difference"] for entry in report["against_random"]}
+        assert len(gains) == 8
+        assert gains["mosaic", NETWORK] == pytest.approx(0.7 - 0.662)
+        assert gains["distilled", "mlp width 128"] == pytest.approx(0.25)
+
     def test_a_job_without_evaluation_has_no_scores(self, digits: Outcome, tmp_path: Path) -> None:
         report = report_of(dataclasses.replace(digits, scores=(), series={}), tmp_path)
         assert report["scores"] == report["against_random"] == []
@@ -89,6 +102,16 @@ class TestPublished:
         assert rows["dm"]["protocol"] == "dm"
         assert rows["dm"]["measured_here"] is False
         assert rows["dm"]["setting_differs"] == []
+
+    def test_another_network_counts_where_the_job_trained_it_and_an_ablation_never(self) -> None:
+        def networks(**evaluation: Any) -> list[tuple[str, str]]:
+            spec = spec_for("cifar10", 10, recipe="dsdm", evaluation=evaluation)
+            rows = published_rows(outcome_of(spec, dataset_info("cifar10"), colour_images(10, 10, 32)))
+            return [(row["recipe"], row["network"]) for row in rows]
+
+        assert networks() == [("random", "convnet-3"), ("dsdm", "convnet-3")]
+        cross = networks(cross_networks=[{"kind": "resnet10_idc"}])
+        assert cross == [("random", "convnet-3"), ("dsdm", "convnet-3"), ("dsdm", "resnet10_idc")]
 
     def test_a_capped_job_says_how_its_setting_differs(self) -> None:
         info = dataset_info("cifar10")
