@@ -15,7 +15,8 @@ from core.errors import DatabaseUnavailableError, StoreUnavailableError
 from core.jobs import leases
 from core.jobs.database import Database
 from core.jobs.events import NewEvent
-from core.jobs.leases import Lease, LostLeaseError, MetricPoint, StoredFile
+from core.jobs.leases import Lease, LostLeaseError, StoredFile
+from core.jobs.metrics import MetricPoint
 from core.specs.report import (
     ArtifactLine,
     CheckpointLine,

@@ -100,6 +100,8 @@ class Verdict(StrEnum):
     FAIL = "fail"
     GIVE_BACK = "give_back"
     """Queued again, not counted as a failure."""
+    WAIT = "wait"
+    """Other jobs have to make first what this one reads."""
     CANCELLED = "cancelled"
     DISCARD = "discard"
     """The lease is lost: write nothing."""

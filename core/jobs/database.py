@@ -17,6 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
@@ -69,6 +70,12 @@ def now(session: Session) -> datetime:
     value: datetime | None = session.scalar(sa.select(_Clock()))
     assert value is not None
     return value
+
+
+def insert_into(session: Session, table: Any) -> Any:
+    """An INSERT of the session's dialect: both have `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    return dialect.insert(table)
 
 
 class Database:

@@ -11,15 +11,16 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from core.jobs import events
+from core.jobs import dependencies, events
 from core.jobs.database import now
 from core.jobs.events import NewEvent
 from core.jobs.ids import new_id
-from core.jobs.models import Artifact, Attempt, Checkpoint, Job, Metric
+from core.jobs.metrics import MetricPoint, put_metrics
+from core.jobs.models import Artifact, Attempt, Checkpoint, Job
 from core.jobs.states import LEASED, State
+from core.specs.job import ExpertsSpec
 
 
 class Lease(NamedTuple):
@@ -32,14 +33,6 @@ class Lease(NamedTuple):
 
 class LostLeaseError(Exception):
     """Another attempt owns the job, or it is over. Not a `DistillError`: it never leaves the worker."""
-
-
-class MetricPoint(NamedTuple):
-    """A point of a series; None stands for a number that was not finite."""
-
-    name: str
-    step: int
-    value: float | None
 
 
 class StoredFile(NamedTuple):
@@ -152,7 +145,7 @@ def report(
     at = now(session)
     values = {} if progress is None else {"progress": {**progress, "updated_at": at.isoformat()}}
     job = _owned(_update(session, _fence(lease, *LEASED), **values), lease)
-    _put_metrics(session, job, metrics)
+    put_metrics(session, job, metrics)
     events.append(session, job, list(new_events), at)
 
 
@@ -205,10 +198,11 @@ def succeed(
     ]
     session.add_all(rows)
     session.execute(sa.update(Job).where(Job.id == job.id).values(result={**result, "artifacts": [row.id for row in rows]}))
-    _put_metrics(session, job, metrics)
+    put_metrics(session, job, metrics)
     _close_attempt(session, lease, at, "succeeded", None)
     stored = [NewEvent("artifact", f"{row.name} is ready", {"id": row.id, "name": row.name, "kind": row.kind}) for row in rows]
     events.append(session, job, [*stored, events.state_event(State.SUCCEEDED)], at)
+    dependencies.ended(session, job, at)
 
 
 def fail(session: Session, lease: Lease, error: dict[str, Any], *, retry_after_seconds: float | None) -> State:
@@ -235,13 +229,45 @@ def fail(session: Session, lease: Lease, error: dict[str, Any], *, retry_after_s
     job = _owned(
         _update(
             session, _fence(lease, State.RUNNING), state=State.FAILED, lease_until=None, finished_at=at,
-            failures=Job.failures + 1, error=error, reason=reason,
+            failures=Job.failures + 1, error=error, reason=reason, content_key=None,
         ),
         lease,
     )
     _close_attempt(session, lease, at, "failed", error)
     events.append(session, job, [ended, events.state_event(State.FAILED, error["message"], code=error["code"])], at)
+    dependencies.ended(session, job, at)
     return State.FAILED
+
+
+def wait(session: Session, lease: Lease, needed: Mapping[str, ExpertsSpec]) -> State:
+    """End the attempt because the job needs what other jobs make, by content key; those that nobody asked for yet are inserted.
+
+    Not counted as a failure.
+
+    Returns:
+        `waiting`; `queued` when all that it needs was made meanwhile; `cancelled` when that was asked for.
+
+    Raises:
+        LostLeaseError: the lease is gone, or the job is being cancelled since a moment ago; nothing is written.
+    """
+    at = now(session)
+    if _ended_cancelled(session, lease, at):
+        return State.CANCELLED
+    current = _owned(session.scalar(sa.select(Job).where(_fence(lease, State.RUNNING))), lease)
+    dependencies.require(session, current, needed, at)
+    message = "the job waits for networks that other jobs train"
+    job = _owned(
+        _update(
+            session, _fence(lease, State.RUNNING), state=State.WAITING, lease_until=None, boot_id=None, progress=None,
+            reason={"code": "waiting_for_experts", "message": message},
+        ),
+        lease,
+    )
+    _close_attempt(session, lease, at, "waiting", None)
+    needs = dependencies.waiting_for(session, job.tenant_id, [job.id]).get(job.id, [])
+    waiting = events.state_event(State.WAITING, message, waiting_for=needs)
+    events.append(session, job, [NewEvent("attempt.ended", message), waiting], at)
+    return dependencies.settle(session, job, at)
 
 
 def give_back(session: Session, lease: Lease, reason: str, *, after_seconds: float = 0.0) -> State:
@@ -271,11 +297,14 @@ def cancelled(session: Session, lease: Lease) -> None:
 
 def _ended_cancelled(session: Session, lease: Lease, at: Any) -> bool:
     """End the attempt of a job that is being cancelled, however its child ended; False when it is not."""
-    job = _update(session, _fence(lease, State.CANCELLING), state=State.CANCELLED, lease_until=None, finished_at=at)
+    job = _update(
+        session, _fence(lease, State.CANCELLING), state=State.CANCELLED, lease_until=None, finished_at=at, content_key=None
+    )
     if job is None:
         return False
     _close_attempt(session, lease, at, "cancelled", None)
     events.append(session, job, [events.state_event(State.CANCELLED)], at)
+    dependencies.ended(session, job, at)
     return True
 
 
@@ -302,26 +331,4 @@ def _close_attempt(session: Session, lease: Lease, at: Any, outcome: str, error:
         sa.update(Attempt)
         .where(Attempt.job_id == lease.job_id, Attempt.number == lease.attempt)
         .values(finished_at=at, outcome=outcome, error=error)
-    )
-
-
-def _put_metrics(session: Session, job: Job, points: Sequence[MetricPoint]) -> None:
-    """Insert points; a step that an earlier attempt reported is replaced."""
-    if not points:
-        return
-    rows = {
-        (p.name, p.step): {
-            "job_id": job.id, "name": p.name, "step": p.step, "value": p.value,
-            "tenant_id": job.tenant_id, "attempt": job.attempt,
-        }
-        for p in points
-    }
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    insert = dialect.insert(Metric)
-    session.execute(
-        insert.on_conflict_do_update(
-            index_elements=["job_id", "name", "step"],
-            set_={"value": insert.excluded.value, "attempt": insert.excluded.attempt},
-        ),
-        list(rows.values()),
     )

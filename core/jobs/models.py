@@ -78,7 +78,19 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     parent_id: Mapped[str | None] = mapped_column(_Id, ForeignKey("jobs.id"))
+    """The job that asked for this one; others may need it as well."""
     content_key: Mapped[str | None] = mapped_column(String(128))
+    """What the job makes, for jobs whose result others share: one job for each key. Cleared when it ends badly."""
+
+
+class JobDependency(Base):
+    """A job needs another one to succeed before it runs."""
+
+    __tablename__ = "job_dependencies"
+
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"), primary_key=True)
+    needs_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"), primary_key=True, index=True)
+    tenant_id: Mapped[str] = mapped_column(_Id)
 
 
 class Attempt(Base):

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from core.jobs import leases
 from core.jobs.database import now
 from core.jobs.leases import Lease, LostLeaseError
-from core.jobs.models import DEFAULT_TENANT, Job, Tick
+from core.jobs.models import DEFAULT_TENANT, Job, JobDependency, Tick
 from core.jobs.states import LEASED, State
 from core.specs.job import Priority
 
@@ -101,6 +101,20 @@ def unsent(session: Session, resend_seconds: float) -> Sequence[Waiting]:
         for job_id, queue, priority, sent_at, count in rows
         if sent_at is None or at - sent_at > timedelta(seconds=resend_seconds * 2 ** min(max(count - 1, 0), 6))
     ]
+
+
+def unsent_around(session: Session, job_id: str) -> Sequence[Waiting]:
+    """Due rows without a message among the jobs that a job needs and those that need it: what its attempt has just queued."""
+    edges = sa.union(
+        sa.select(JobDependency.needs_id).where(JobDependency.job_id == job_id),
+        sa.select(JobDependency.job_id).where(JobDependency.needs_id == job_id),
+    )
+    rows = session.execute(
+        sa.select(Job.id, Job.queue, Job.priority)
+        .where(Job.id.in_(edges), Job.state == State.QUEUED, Job.sent_at.is_(None), Job.next_run_at <= now(session))
+        .order_by(Job.id)
+    )
+    return [Waiting(found, queue, cast(Priority, priority), ever_sent=False) for found, queue, priority in rows]
 
 
 def mark_sent(session: Session, job_id: str) -> None:

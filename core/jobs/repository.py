@@ -16,9 +16,9 @@ from core.errors import (
     JobAlreadyTerminalError,
     NotFoundError,
 )
-from core.jobs import events
+from core.jobs import dependencies, events
+from core.jobs.creation import columns
 from core.jobs.database import now
-from core.jobs.ids import new_id
 from core.jobs.models import Artifact, Attempt, Event, IdempotencyKey, Job, Metric
 from core.jobs.states import State
 from core.specs.job import DistillationSpec
@@ -63,12 +63,7 @@ class Jobs:
             if replay is not None:
                 return replay, True
         at = now(self.session)
-        job = Job(
-            id=new_id("job"), tenant_id=self.tenant_id, kind=spec.kind, state=State.QUEUED,
-            spec=spec.model_dump(mode="json"), recipe=spec.recipe, dataset=spec.dataset.name, queue=spec.queue,
-            priority=spec.priority, attempt=0, failures=0, max_attempts=spec.max_attempts, next_run_at=at, send_count=0,
-            event_seq=0, version=1, created_at=at, queued_at=at,
-        )
+        job = Job(**columns(spec, self.tenant_id, at))
         self.session.add(job)
         self.session.flush()
         events.append(self.session, job, [events.state_event(State.QUEUED, "the job was accepted")], at)
@@ -113,6 +108,7 @@ class Jobs:
         after: str | None = None,
         before: str | None = None,
         states: Sequence[State] = (),
+        kind: str | None = None,
         recipe: str | None = None,
         dataset: str | None = None,
     ) -> Page:
@@ -123,6 +119,7 @@ class Jobs:
             after: id of a job; the page holds older ones.
             before: id of a job; the page holds the newer ones next to it.
             states: keep only these states; empty keeps all.
+            kind: keep only this kind of job.
             recipe: keep only this recipe.
             dataset: keep only this data set.
 
@@ -132,6 +129,8 @@ class Jobs:
         query = sa.select(Job).where(Job.tenant_id == self.tenant_id)
         if states:
             query = query.where(Job.state.in_(states))
+        if kind is not None:
+            query = query.where(Job.kind == kind)
         if recipe is not None:
             query = query.where(Job.recipe == recipe)
         if dataset is not None:
@@ -155,6 +154,10 @@ class Jobs:
         if created is None:
             raise InvalidCursorError(f"no page starts at {job_id!r}")
         return sa.tuple_(sa.literal(created, Job.created_at.type), sa.literal(job_id))
+
+    def waiting_for(self, job_ids: Sequence[str]) -> dict[str, list[str]]:
+        """The jobs that each of some waiting jobs still waits for, by its id."""
+        return dependencies.waiting_for(self.session, self.tenant_id, job_ids)
 
     def events_after(self, job_id: str, seq: int, limit: int) -> Sequence[Event]:
         """Events of a job with a larger sequence number, ascending."""
@@ -215,11 +218,14 @@ class Jobs:
     def cancel(self, job_id: str, reason: str) -> Job:
         """Ask for a job to stop: at once when it waits, through its supervisor when it runs. Repeating changes nothing.
 
+        Jobs that wait for it fail when it has stopped. Queued jobs that it alone waits for are cancelled with it.
+
         Raises:
             NotFoundError: this tenant has no such job.
             JobAlreadyTerminalError: the job has succeeded or failed.
         """
         detail = {"code": "cancelled_by_request", "message": reason or "cancelled on request"}
+        needed = dependencies.lock_needed(self.session, self.tenant_id, job_id)
         # Lock the row first: between two looks a worker may hand the job back, and the cancel would miss both states.
         self.session.execute(
             sa.select(Job.id).where(Job.tenant_id == self.tenant_id, Job.id == job_id).with_for_update()
@@ -229,6 +235,9 @@ class Jobs:
         moved = waiting or self._move(job_id, (State.RUNNING,), State.CANCELLING, reason=detail)
         if moved is not None:
             events.append(self.session, moved, [events.state_event(moved.state, detail["message"])], at)
+            if moved.state == State.CANCELLED:
+                dependencies.cancel_unneeded(self.session, needed, at)
+                dependencies.ended(self.session, moved, at)
             return moved
         job = self.get(job_id)
         if job.state in {State.SUCCEEDED, State.FAILED}:
@@ -241,7 +250,7 @@ class Jobs:
         return self.session.scalar(
             sa.update(Job)
             .where(Job.tenant_id == self.tenant_id, Job.id == job_id, Job.state.in_(old))
-            .values(state=new, version=Job.version + 1, **values)
+            .values(state=new, version=Job.version + 1, content_key=None, **values)
             .returning(Job),
             execution_options={"populate_existing": True},
         )

@@ -31,6 +31,9 @@ def test_data_sets(api: Api) -> None:
     assert (one["channels"], one["height"], one["width"], one["num_classes"]) == (3, 32, 32, 10)
     assert (one["num_train"], one["num_test"], one["mirrored"]) == (50_000, 10_000, True)
     assert (one["classes"][0], len(one["digest"]), one["links"]["self"]) == ("airplane", 64, "/v1/datasets/cifar10")
+    assert one["verified"] is True
+    unverified = api.http.get("/v1/datasets/tiny-imagenet").json()
+    assert (unverified["verified"], unverified["digest"]) == (False, None)
     problem(api.http.get("/v1/datasets/imagenet"), 404, "dataset_not_found")
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from core.jobs import leases, workers
 from core.jobs.ids import new_id
-from core.jobs.leases import MetricPoint
+from core.jobs.metrics import MetricPoint
 from core.jobs.models import Job, Worker
 from tests.fixtures import jobs
 from tests.fixtures.api import Api, problem

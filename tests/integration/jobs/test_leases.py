@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from core.errors import JobAlreadyTerminalError
 from core.jobs import leases
 from core.jobs.database import Database
-from core.jobs.leases import Lease, LostLeaseError, MetricPoint, StoredFile
+from core.jobs.leases import Lease, LostLeaseError, StoredFile
+from core.jobs.metrics import MetricPoint
 from core.jobs.models import DEFAULT_TENANT, Artifact, Metric
 from core.jobs.repository import Jobs
 from core.jobs.states import State

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,20 +18,25 @@ import pytest
 import torch
 from pydantic import BaseModel
 
+from core.catalogue import dataset_info
 from core.errors import DistillError, InvalidInputError
 from core.run import failure_of
-from core.specs.job import DistillationSpec
+from core.specs.job import DistillationSpec, ExpertsSpec, JobSpec
 from core.specs.report import (
+    EXPERTS_DIR,
     ArtifactLine,
     CheckpointLine,
     ErrorLine,
     ExitCode,
     JobFile,
+    MetricLine,
     PhaseLine,
     ProgressLine,
     ResultLine,
+    WarningLine,
     parse_line,
 )
+from core.specs.requirements import required_experts
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[3]
@@ -63,7 +71,7 @@ class Child:
             pipe.close()
 
 
-def write_job(folder: Path, spec: DistillationSpec, dataset_dir: Path, **fields: Any) -> Path:
+def write_job(folder: Path, spec: JobSpec, dataset_dir: Path, **fields: Any) -> Path:
     folder.mkdir(exist_ok=True)
     job = {"job_id": "job_1", "attempt": 1, "spec": spec.model_dump(mode="json"), "dataset_dir": str(dataset_dir)}
     (folder / "job.json").write_text(JobFile.model_validate(job | fields).model_dump_json())
@@ -202,6 +210,87 @@ class TestStop:
         assert child.process.wait(timeout=30) == -signal.SIGKILL
         assert time.monotonic() - started < 10
         child.close()
+
+
+def needed_pool(spec: DistillationSpec, **changes: Any) -> tuple[str, ExpertsSpec]:
+    """Content key and job of the one pool that a specification needs."""
+    ((key, job),) = required_experts(spec, dataset_info("digits").identity).items()
+    return key, job.model_copy(update={"pool": job.pool.model_copy(update=changes)})
+
+
+def pool_method(**pool: Any) -> dict[str, Any]:
+    return {"models": {"kind": "pretrained_pool", "num_networks": 3, "training": {"num_epochs": 2}} | pool}
+
+
+class TestExperts:
+    def test_the_pool_of_one_job_serves_another(self, tmp_path: Path, small_spec: Any, digits_dir: Path) -> None:
+        spec = small_spec(method=pool_method())
+        key, experts = needed_pool(spec)
+        code, lines, log = Child(write_job(tmp_path / "experts", experts, digits_dir)).finish()
+        assert code == ExitCode.OK, log
+        assert [line.phase for line in of(PhaseLine, lines)] == ["preparing", "training", "reporting"]
+        last = [line for line in of(ProgressLine, lines) if line.phase == "training"][-1]
+        assert last.step == last.total_steps > 0
+        networks, manifest = of(ArtifactLine, lines)
+        assert (networks.kind, manifest.kind) == ("experts", "manifest")
+        told = json.loads((tmp_path / "experts" / manifest.file).read_text())
+        made = tmp_path / "experts" / networks.file
+        assert told["content_key"] == key
+        assert told["files"][networks.name]["sha256"] == hashlib.sha256(made.read_bytes()).hexdigest()
+        summary = of(ResultLine, lines)[0].summary
+        assert summary["accuracies"] == [line.value for line in of(MetricLine, lines)]
+        assert all(0 < accuracy <= 1 for accuracy in summary["accuracies"])
+        assert summary["seconds"]["training"] > 0
+
+        folder = write_job(tmp_path / "distillation", spec, digits_dir)
+        code, lines, _ = Child(folder).finish()
+        assert (code, only_error(lines).code) == (ExitCode.BAD_DATA, "invalid_input"), "its pool is missing"
+        (folder / EXPERTS_DIR).mkdir()
+        shutil.copy(made, folder / EXPERTS_DIR / f"{key}.safetensors")
+        code, lines, log = Child(folder).finish()
+        assert code == ExitCode.OK, log
+        assert of(ResultLine, lines)
+
+    def test_finished_networks_survive_sigterm_and_the_bytes_are_the_same(
+        self, tmp_path: Path, small_spec: Any, digits_dir: Path
+    ) -> None:
+        training = {"num_epochs": 20, "batch_size": 64}
+        method = pool_method(num_networks=4, training=training) | {"network": {"width": 8}}
+        _, spec = needed_pool(small_spec(method=method), count_forgetting=True)
+        code, _, log = Child(write_job(tmp_path / "whole", spec, digits_dir)).finish()
+        assert code == ExitCode.OK, log
+
+        folder = write_job(tmp_path / "stopped", spec, digits_dir, checkpoint_seconds=1000.0)
+        child = Child(folder)
+        for line in child.lines():
+            if isinstance(line, ProgressLine) and line.phase == "training" and line.step > 0.5 * line.total_steps:
+                child.process.send_signal(signal.SIGTERM)
+                break
+        code, lines, log = child.finish()
+        assert code == ExitCode.STOPPED, log
+        (checkpoint,) = of(CheckpointLine, lines)
+        assert 2 <= checkpoint.step < 4
+
+        write_job(folder, spec, digits_dir, checkpoint=checkpoint.file, attempt=2)
+        code, lines, log = Child(folder).finish()
+        assert code == ExitCode.OK, log
+        assert of(ResultLine, lines)[0].summary["resumed_from_step"] == checkpoint.step
+        first = next(line for line in of(ProgressLine, lines) if line.phase == "training" and line.step)
+        assert first.step > checkpoint.step / 4 * first.total_steps
+        whole, resumed = ((tmp_path / n / "out" / "experts.safetensors").read_bytes() for n in ("whole", "stopped"))
+        assert resumed == whole
+
+    def test_a_checkpoint_of_another_pool_is_passed_over(self, tmp_path: Path, small_spec: Any, digits_dir: Path) -> None:
+        _, spec = needed_pool(small_spec(method=pool_method()))
+        code, lines, log = Child(write_job(tmp_path, spec, digits_dir, checkpoint_seconds=0.0)).finish()
+        assert code == ExitCode.OK, log
+        assert [line.step for line in of(CheckpointLine, lines)] == [1, 2, 3], "each is written while training goes on"
+        _, other = needed_pool(small_spec(method=pool_method(pool_seed=1)))
+        write_job(tmp_path, other, digits_dir, checkpoint="checkpoints/networks-0002.safetensors")
+        code, lines, log = Child(tmp_path).finish()
+        assert code == ExitCode.OK, log
+        assert [line.code for line in of(WarningLine, lines)] == ["checkpoint_unusable"]
+        assert of(ResultLine, lines)[0].summary["resumed_from_step"] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,141 @@
+"""A job of kind `distillation`: distil, evaluate, write the artifacts."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+from core.attempt import Attempt
+from core.data.real_set import RealSet
+from core.distillation import resume
+from core.distillation.distil import Distilled, distil
+from core.distillation.engine import Engine
+from core.evaluation.evaluate import evaluate
+from core.evaluation.held_out import HeldOut
+from core.experts import FromFiles
+from core.machine import device_name, peak_memory_bytes, versions
+from core.progress import Record, Stopped
+from core.report.outcome import Outcome, Score
+from core.specs.job import DistillationSpec
+from core.specs.report import EXPERTS_DIR, ResultLine
+
+
+class Distillation:
+    """One attempt of a distillation."""
+
+    def __init__(self, attempt: Attempt, spec: DistillationSpec) -> None:
+        self.attempt = attempt
+        self.spec = spec
+        self.record = Record()
+        self.resumed_from = 0
+
+    def run(self) -> None:
+        """Distil, evaluate, report.
+
+        Raises:
+            Stopped: SIGTERM came; a checkpoint was written.
+            JobFailure: the job cannot finish.
+        """
+        spec, attempt, hooks = self.spec, self.attempt, self.attempt.hooks
+        data = attempt.real_set(spec)
+        checkpoint = self._checkpoint_to_resume()
+        if checkpoint is not None:
+            self.record, self.resumed_from = checkpoint.record, checkpoint.step
+        if warning := attempt.unverified(data):
+            self.record.warn(hooks, "dataset_unverified", warning)
+        hooks.phase("distilling", spec.method.num_networks or spec.method.max_iterations)
+        experts = FromFiles(attempt.folder / EXPERTS_DIR, spec, data)
+        watch = HeldOut(spec.evaluation, data, ipc=spec.ipc, num_iterations=spec.method.max_iterations, seed=spec.seed)
+        save_seconds = attempt.file.checkpoint_seconds
+        distilled = distil(
+            spec, data, experts, hooks=hooks, resume=checkpoint, record=self.record, save=self._save,
+            save_seconds=save_seconds, watch=lambda engine, completed: watch(completed, engine.decoded, self.record, hooks),
+        )
+        save = partial(self._save, distilled.engine)
+        try:
+            save()
+            scores = evaluate(
+                spec.evaluation, data, distilled.images, distilled.labels, ipc=spec.ipc, seed=spec.seed, experts=experts,
+                parameterization=distilled.engine.parts.parameterization, record=self.record, hooks=hooks, save=save,
+                save_seconds=save_seconds,
+            )
+        except Stopped:
+            save()
+            raise
+        self._report(distilled, scores, data)
+
+    def _checkpoint_to_resume(self) -> resume.Checkpoint | None:
+        path, revision = self.attempt.checkpoint, self.attempt.file.code_revision
+        if path is None:
+            return None
+        found = resume.load(path, science_digest=self.spec.science_digest())
+        if found.code_revision != revision:
+            found.record.warn(
+                self.attempt.hooks, "code_changed",
+                f"continued at iteration {found.step} by revision {revision}, begun by {found.code_revision}",
+            )
+        return found
+
+    def _save(self, engine: Engine) -> None:
+        file = self.attempt.file
+        checkpoint = resume.Checkpoint(
+            engine.completed, self.spec.science_digest(), file.code_revision, engine.state(), self.record
+        )
+        self.attempt.announce_checkpoint(engine.completed, resume.save(checkpoint, self.attempt.folder / "checkpoints"))
+
+    def _report(self, distilled: Distilled, scores: list[Score], data: RealSet) -> None:
+        from core.report.build import write_artifacts  # plotting libraries load only for those who finish
+
+        attempt, record = self.attempt, self.record
+        attempt.hooks.phase("reporting", 0)
+        started = time.monotonic()
+        outcome = Outcome(
+            job_id=attempt.file.job_id,
+            attempt=attempt.file.attempt,
+            spec=self.spec,
+            info=data.info,
+            images=distilled.images.cpu().numpy(),
+            labels=distilled.labels.cpu().numpy(),
+            initial_images=distilled.initial.cpu().numpy(),
+            storage=distilled.storage,
+            scores=scores,
+            series=record.series,
+            seconds=record.seconds,
+            seconds_per_iteration=record.timed_seconds / record.timed_iterations if record.timed_iterations else 0.0,
+            peak_memory_bytes=peak_memory_bytes(data.device),
+            device=device_name(data.device),
+            dataset_digest=data.digest,
+            code_revision=attempt.file.code_revision,
+            versions=versions(),
+            warnings=tuple(record.warnings.values()),
+            first_step=record.first_step,
+            resumed_from_step=self.resumed_from,
+        )
+        with attempt.hooks.busy("writing artifacts"):
+            artifacts = write_artifacts(outcome, attempt.folder / "out")
+        for artifact in artifacts:
+            attempt.lines.write(artifact)
+        record.seconds["reporting"] = time.monotonic() - started
+        attempt.lines.write(ResultLine(summary=summary_of(outcome)))
+
+
+def summary_of(outcome: Outcome) -> dict[str, Any]:
+    """What a list of jobs shows of a finished one."""
+    return {
+        "scores": [
+            {
+                "name": s.name, "mean": s.mean, "std": s.std if s.n > 1 else None, "n": s.n, "num_sets": s.num_sets,
+                "network": s.network,
+            }
+            for s in outcome.scores
+        ],
+        "storage": dict(outcome.storage),
+        "num_images": len(outcome.labels),
+        "seconds": dict(outcome.seconds),
+        "seconds_per_iteration": outcome.seconds_per_iteration,
+        "peak_memory_bytes": outcome.peak_memory_bytes,
+        "first_step": dict(outcome.first_step),
+        "device": outcome.device,
+        "resumed_from_step": outcome.resumed_from_step,
+    }
