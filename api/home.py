@@ -9,8 +9,8 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from api.deps import Data, Tenant
-from api.jobs.schemas import JobView, job_view
-from core.jobs.database import now
+from api.jobs import service
+from api.jobs.schemas import JobView
 from core.jobs.repository import Jobs
 from core.jobs.states import State
 
@@ -56,9 +56,7 @@ HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store", "Refe
 def home(database: Data, tenant: Tenant) -> Response:
     """The page."""
     with database.read() as session:
-        rows = Jobs(session, tenant).page(limit=JOBS).jobs
-        at = now(session)
-    views = [job_view(row, at) for row in rows]
+        views = service.views(session, tenant, Jobs(session, tenant).page(limit=JOBS).jobs)
     jobs = TABLE.substitute(rows="\n".join(_row(view) for view in views)) if views else EMPTY
     return Response(PAGE.substitute(refresh=REFRESH_SECONDS, jobs=jobs), media_type="text/html", headers=HEADERS)
 
@@ -67,10 +65,16 @@ def _row(view: JobView) -> str:
     url = escape(view.links.self)
     image = f'<a href="{url}/preview"><img src="{url}/preview" alt="synthetic images"></a>'
     return ROW.substitute(
-        what=escape(f"{view.recipe or 'own method'} on {view.dataset}, ipc {view.ipc}"), id=escape(view.id), url=url,
+        what=escape(_title(view)), id=escape(view.id), url=url,
         when=f"{view.created_at:%Y-%m-%d %H:%M:%S} UTC", state=escape(view.state), colour=COLOURS.get(view.state, "#374151"),
-        progress=_progress(view), preview=image if view.state is State.SUCCEEDED else "",
+        progress=_progress(view), preview=image if view.state is State.SUCCEEDED and view.ipc is not None else "",
     )
+
+
+def _title(view: JobView) -> str:
+    if view.ipc is None:
+        return f"networks trained on {view.dataset}"
+    return f"{view.recipe or 'own method'} on {view.dataset}, ipc {view.ipc}"
 
 
 def _accuracies(view: JobView) -> list[str]:
@@ -89,6 +93,8 @@ def _progress(view: JobView) -> str:
         return f"<small>{escape(view.error.message)}</small>"
     if view.state is State.SUCCEEDED:
         return "<br>".join([*_accuracies(view), f"<small>{view.durations.total:.0f} s</small>"])
+    if view.waiting_for:
+        return f"<small>waits for {escape(', '.join(view.waiting_for))}</small>"
     if view.progress is None or view.state.terminal or view.state is State.QUEUED:
         return ""
     done = min(1.0, max(0.0, view.progress.fraction))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, GetJsonSchemaHandler
+from pydantic import BaseModel, GetJsonSchemaHandler, TypeAdapter
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -25,8 +25,9 @@ class List(BaseModel, Generic[T]):
 class DocumentedAs:
     """Annotation: a plain JSON object in rows and answers, described in the OpenAPI document by a model."""
 
-    def __init__(self, model: type[BaseModel]) -> None:
-        self.model = model
+    def __init__(self, model: Any) -> None:
+        """Take a model, or a union of models."""
+        self._schema: CoreSchema = TypeAdapter(model).core_schema
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return handler(self.model.__pydantic_core_schema__)
+        return handler(self._schema)

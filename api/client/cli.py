@@ -232,7 +232,7 @@ def methods(name: Annotated[str, typer.Argument(help="Show this one in full.")] 
 @app.command()
 def datasets(name: Annotated[str, typer.Argument(help="Show this one in full.")] = "", as_json: AsJson = False) -> None:
     """List the data sets that a job can name."""
-    columns = ("data set", "title", "shape", "classes", "training images")
+    columns = ("data set", "title", "shape", "classes", "training images", "verified")
     _print_catalogue(name, DistillClient.dataset, DistillClient.datasets, columns, dataset_row, as_json=as_json)
 
 

@@ -154,7 +154,7 @@ class JobView:
     def job(self, job: Json) -> None:
         """Show the state and the progress of a job object."""
         attempt = int(job.get("attempt") or 0)
-        self.state(str(job.get("state", "")), attempt=attempt)
+        self.state(str(job.get("state", "")), attempt=attempt, waiting_for=job.get("waiting_for") or ())
         if isinstance(job.get("progress"), dict) and job.get("state") == "running":
             self.step(job["progress"], attempt=attempt)
 
@@ -165,7 +165,7 @@ class JobView:
         message, attempt = str(event.get("message") or ""), int(event.get("attempt") or 0)
         match event.get("type"):
             case "job.state":
-                self.state(str(data.get("state", "")), attempt=attempt)
+                self.state(str(data.get("state", "")), attempt=attempt, waiting_for=data.get("waiting_for") or ())
             case "job.progress":
                 inner = data.get("progress")
                 self.step(inner if isinstance(inner, dict) else data, attempt=attempt)
@@ -176,13 +176,14 @@ class JobView:
             case _ if event.get("level") in {"warning", "error"}:
                 self.say(f"{event['level']}: {message}")
 
-    def state(self, state: str, *, attempt: int) -> None:
+    def state(self, state: str, *, attempt: int, waiting_for: Sequence[str] = ()) -> None:
         """Say a state once when it is entered."""
         if not state or state == self._state:
             return
         self._state = state
         if state not in TERMINAL_STATES:
-            texts = {"queued": "queued: waiting for a worker", "waiting": "waiting for the jobs it depends on"}
+            others = ", ".join(waiting_for) or "the jobs it depends on"
+            texts = {"queued": "queued: waiting for a worker", "waiting": f"waiting for {others}"}
             running = "running" if attempt <= 1 else f"running, attempt {attempt}"
             self.say(running if state == "running" else texts.get(state, state))
 

@@ -13,7 +13,9 @@ def job_row(job: Json) -> tuple[str, ...]:
     dataset = job.get("dataset")
     name = dataset.get("name", "") if isinstance(dataset, dict) else dataset
     created = local_time(job.get("created_at"))
-    return (job["id"], job["state"], str(job.get("recipe") or "-"), str(name or ""), str(job.get("ipc", "")), done, created)
+    recipe = str(job.get("recipe") or ("-" if job.get("kind", "distillation") == "distillation" else job["kind"]))
+    ipc = job.get("ipc")
+    return (job["id"], job["state"], recipe, str(name or ""), "" if ipc is None else str(ipc), done, created)
 
 
 def job_facts(job: Json) -> list[tuple[str, str]]:
@@ -26,7 +28,8 @@ def job_facts(job: Json) -> list[tuple[str, str]]:
     return [
         ("job", job["id"]),
         ("state", job["state"] + (f" ({reason['message']})" if reason.get("message") else "")),
-        ("job spec", f"{recipe} on {dataset}, {ipc} per class, seed {job.get('seed', 0)}"),
+        ("job spec", f"{recipe} on {dataset}" + (f", {ipc} per class" if ipc else "") + f", seed {job.get('seed', 0)}"),
+        ("waits for", ", ".join(job.get("waiting_for") or ())),
         ("progress", (step + (f", {left} left" if left else "")) if job["state"] == "running" else ""),
         ("attempt", f"{job.get('attempt')} ({job.get('failures', 0)} of at most {job.get('max_attempts')} ended badly)"),
         ("created", created),
@@ -50,4 +53,5 @@ def dataset_row(dataset: Json) -> tuple[str, ...]:
         str(dataset["name"]), str(dataset.get("title", "")), "x".join(str(side) for side in shape),
         str(len(classes) if isinstance(classes, list) else classes),
         f"{sum(train):,}" if isinstance(train, list) else str(dataset.get("num_train", "")),
+        "yes" if dataset.get("verified") else "no",
     )

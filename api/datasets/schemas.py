@@ -32,7 +32,10 @@ class DatasetView(BaseModel):
     std: tuple[float, ...]
     mirrored: bool = Field(description="Whether a mirrored image still shows its class.")
     split_rule: str
-    digest: str = Field(description="SHA-256 of the canonical form.")
+    digest: str | None = Field(description="SHA-256 of the canonical form; null for a set that is not verified.")
+    verified: bool = Field(
+        description="Whether a worker can tell by the digest that it read the real set; otherwise it checks shapes and counts."
+    )
     source: str
     links: DatasetLinks
 
@@ -40,6 +43,6 @@ class DatasetView(BaseModel):
 def dataset_view(info: DatasetInfo) -> DatasetView:
     """Show an entry of the catalogue."""
     return DatasetView(
-        **info.model_dump(), num_classes=info.num_classes, num_train=sum(info.train_per_class),
+        **info.model_dump(), verified=info.verified, num_classes=info.num_classes, num_train=sum(info.train_per_class),
         num_test=sum(info.test_per_class), links=DatasetLinks(self=f"/v1/datasets/{info.name}"),
     )

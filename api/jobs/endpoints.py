@@ -32,6 +32,7 @@ from core.errors import JobAlreadyTerminalError
 from core.jobs.database import now
 from core.jobs.repository import Jobs
 from core.jobs.states import State
+from core.specs.estimate import estimate
 from core.specs.resolve import spec_error
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -73,13 +74,16 @@ def create_job(
     idempotency_key: Annotated[
         str | None, Header(description="1 to 255 printable characters; the same key and body never make a second job.")
     ] = None,
-    validate_only: Annotated[bool, Query(description="Only resolve the specification and show its budget.")] = False,
+    validate_only: Annotated[
+        bool, Query(description="Only resolve the specification; show its budget and a coarse estimate of time and memory.")
+    ] = False,
 ) -> Response:
     """Submit a job: a recipe with overrides, or a whole method. The answer shows the fully resolved specification."""
     key = service.checked_key(idempotency_key)
     tree, spec = service.read_specification(body)
     if validate_only:
-        return JsonResponse(JobValidation(spec=spec, budget=budget_of(spec, dataset_info(spec.dataset.name))))
+        info = dataset_info(spec.dataset.name)
+        return JsonResponse(JobValidation(spec=spec, budget=budget_of(spec, info), estimate=estimate(spec, info)))
     view, replayed = service.create(resources, tenant, tree, spec, key)
     headers = {"Location": view.links.self, **_retry_after(view)}
     if replayed:
@@ -95,6 +99,7 @@ def list_jobs(
     after: Annotated[str | None, Query(description="Id of a job: the page holds older ones.")] = None,
     before: Annotated[str | None, Query(description="Id of a job: the page holds the newer ones next to it.")] = None,
     state: Annotated[list[State] | None, Query(description="Keep these states; repeatable.")] = None,
+    kind: Annotated[str | None, Query(pattern=NAME, description="Keep this kind.")] = None,
     recipe: Annotated[str | None, Query(pattern=NAME)] = None,
     dataset: Annotated[str | None, Query(pattern=NAME)] = None,
 ) -> Response:
@@ -102,10 +107,9 @@ def list_jobs(
     with database.read() as session:
         page = Jobs(session, tenant).page(
             limit=limit, after=service.checked_cursor(after), before=service.checked_cursor(before),
-            states=state or (), recipe=recipe, dataset=dataset,
+            states=state or (), kind=kind, recipe=recipe, dataset=dataset,
         )
-        at = now(session)
-    data = [job_view(job, at) for job in page.jobs]
+        data = service.views(session, tenant, page.jobs)
     return JsonResponse(
         List[JobView](
             data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=page.has_more
@@ -121,7 +125,7 @@ def get_job(database: Data, tenant: Tenant, job_id: JobId, if_none_match: IfNone
     """One job. Poll with `If-None-Match`: an unchanged job costs almost nothing."""
     with database.read() as session:
         job = Jobs(session, tenant).get(job_id)
-        view = job_view(job, job.finished_at or now(session))
+        (view,) = service.views(session, tenant, [job])
     return cached(view, f'W/"{job.version}"', if_none_match, _retry_after(view))
 
 

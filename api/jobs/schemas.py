@@ -12,7 +12,8 @@ from api.schemas import DocumentedAs, Json
 from core.catalogue import DatasetInfo
 from core.jobs.models import Attempt, Event, Job
 from core.jobs.states import State
-from core.specs.job import DistillationSpec, Priority
+from core.specs.estimate import Estimate
+from core.specs.job import DistillationSpec, JobSpec, Priority
 
 
 class Reason(BaseModel):
@@ -66,13 +67,13 @@ class JobView(BaseModel):
 
     id: str
     object: Literal["job"] = "job"
-    kind: str
+    kind: str = Field(description="`distillation`, or `experts`: networks trained on the real set for the jobs that need them.")
     state: State
     state_reason: Reason | None
     recipe: str = Field(description="Empty when the request wrote the whole composition out.")
     dataset: str
-    ipc: int
-    spec: Annotated[Json, DocumentedAs(DistillationSpec)] = Field(description="The specification with every default resolved.")
+    ipc: int | None = Field(description="Null where nothing is distilled.")
+    spec: Annotated[Json, DocumentedAs(JobSpec)] = Field(description="The specification with every default resolved.")
     priority: Priority
     seed: int
     tags: dict[str, str]
@@ -85,20 +86,21 @@ class JobView(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     durations: Durations
-    parent_id: str | None
+    parent_id: str | None = Field(description="The job that asked for this one first.")
+    waiting_for: list[str] = Field(description="Jobs that have to succeed before this one runs, while it is `waiting`.")
     result: Json | None = Field(description="Summary of a succeeded job, with the ids of its `artifacts`.")
     error: JobError | None
     links: JobLinks
 
 
-def job_view(job: Job, at: datetime) -> JobView:
+def job_view(job: Job, at: datetime, waiting_for: Sequence[str] = ()) -> JobView:
     """Show a row; `at` is the database's time."""
     url = f"/v1/jobs/{job.id}"
     end = job.finished_at or at
     return JobView(
         id=job.id, kind=job.kind, state=State(job.state),
         state_reason=Reason.model_validate(job.reason) if job.reason else None,
-        recipe=job.recipe, dataset=job.dataset, ipc=job.spec["ipc"], spec=job.spec,
+        recipe=job.recipe, dataset=job.dataset, ipc=job.spec.get("ipc"), spec=job.spec,
         priority=job.priority, seed=job.spec["seed"], tags=job.spec["tags"],
         attempt=job.attempt, failures=job.failures, max_attempts=job.max_attempts,
         progress=Progress.model_validate(job.progress) if job.progress else None,
@@ -108,7 +110,8 @@ def job_view(job: Job, at: datetime) -> JobView:
             running=_seconds(job.started_at, end) if job.started_at else None,
             total=_seconds(job.created_at, end),
         ),
-        parent_id=job.parent_id, result=job.result, error=JobError.model_validate(job.error) if job.error else None,
+        parent_id=job.parent_id, waiting_for=list(waiting_for), result=job.result,
+        error=JobError.model_validate(job.error) if job.error else None,
         links=JobLinks(
             self=url, events=f"{url}/events", stream=f"{url}/events/stream", artifacts=f"{url}/artifacts",
             cancel=f"{url}/cancel",
@@ -143,6 +146,7 @@ class JobValidation(BaseModel):
     object: Literal["job_validation"] = "job_validation"
     spec: DistillationSpec
     budget: Budget
+    estimate: Estimate
 
 
 class CancelRequest(BaseModel):
@@ -159,7 +163,9 @@ class AttemptView(BaseModel):
     worker: str = Field(description="Boot id of the worker.")
     started_at: datetime
     finished_at: datetime | None
-    outcome: str | None = Field(description="`succeeded`, `failed`, `cancelled` or `given_back`; null while it runs.")
+    outcome: str | None = Field(
+        description="`succeeded`, `failed`, `cancelled`, `given_back` or `waiting`; null while it runs."
+    )
     error: JobError | None
     resumed_from_step: int
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
 from api.bodies import parse_object
 from api.deps import Resources
@@ -96,6 +98,13 @@ def _insert(
         job, replayed = Jobs(session, tenant).create(spec, idempotency)
         at = now(session) if replayed else job.created_at
         return job, Created(job_view(job, at), replayed)
+
+
+def views(session: Session, tenant: str, jobs: Sequence[Job]) -> list[JobView]:
+    """Show rows, each with the jobs it waits for."""
+    waiting = Jobs(session, tenant).waiting_for([job.id for job in jobs if job.state == State.WAITING])
+    at = now(session)
+    return [job_view(job, job.finished_at or at, waiting.get(job.id, ())) for job in jobs]
 
 
 def retry_after_seconds(view: JobView) -> int | None:

@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field
 
 from api.jobs.schemas import Budget
 from core.specs.job import DistillationSpec
-from core.specs.recipes import PublishedRow, Recipe, published
+from core.specs.published import PublishedRow, published
+from core.specs.recipes import Recipe
 
 
 class Published(BaseModel):
@@ -22,6 +23,9 @@ class Published(BaseModel):
     paper: str
     table: str
     protocol: str
+    network: str = Field(description="What was trained on the set: `convnet-3`, or the kind of a network specification.")
+    variant: str = Field(description="What the paper left out of the method for this row; empty for the method itself.")
+    note: str = Field(description="What to know before comparing with it.")
 
 
 class MethodLinks(BaseModel):

@@ -127,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
             case ["GET", "v1", "datasets"]:
                 self.page([{
                     "id": "digits", "name": "digits", "title": "Digits", "channels": 1, "height": 8, "width": 8,
-                    "classes": ["0", "1"], "train_per_class": [134, 1000],
+                    "classes": ["0", "1"], "train_per_class": [134, 1000], "verified": True,
                 }])
             case _:
                 self.problem(404, "not_found", f"nothing at {parts.path}")
