@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check stats bench clean
+.PHONY: help demo test check recipes stats bench clean
 
 help: ## show this table
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ check: $(STAMP) ## lint, types, and whether the migrations match the models
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/python -m migrations check
+
+recipes: $(STAMP) ## run every recipe as a job over HTTP; minutes
+	$(BIN)/python -m pytest tests/recipes
 
 stats: $(STAMP) ## run the statistical tests on real data; minutes to hours
 	$(BIN)/python -m pytest tests/statistical

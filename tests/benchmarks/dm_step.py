@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ from core.data.real_set import RealSet
 from core.distillation.build import build
 from core.distillation.engine import Engine
 from core.distillation.randomness import rng
+from core.experts import TrainedHere
 from core.progress import Record
 from core.settings import get_settings
 from core.specs.job import DistillationSpec, JobRequest
@@ -48,7 +50,7 @@ class PlainLoop:
     """The DM step written the obvious way: classes in a Python loop, one backward pass at the end."""
 
     def __init__(self, spec: DistillationSpec, data: RealSet, pixels: Tensor, augment: Callable[..., Tensor] | None) -> None:
-        self.parts = build(spec, data)
+        self.parts = build(spec, data, TrainedHere(data))
         self.data, self.spec = data, spec
         self.pixels = pixels.clone().requires_grad_()
         self.optimizer = torch.optim.SGD(
@@ -61,7 +63,7 @@ class PlainLoop:
         parts, data, seed, n = self.parts, self.data, self.spec.seed, self.number
         self.number += 1
         params = parts.net.init(rng(seed, "network", n))
-        index = parts.selection.pick(parts.losses[0].plan().real, n)
+        index, _ = parts.selection.pick(parts.losses[0].plan().real, SimpleNamespace(number=n))
         transform = parts.augmentation.draw(data.num_classes, rng(seed, "augmentation", n))
         total = torch.zeros(())
         for label, images in enumerate(self.pixels.view(data.num_classes, -1, *self.pixels.shape[1:])):
@@ -139,7 +141,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         prepare(info.name, options.data_root, Path(scratch) / info.name)
         data = RealSet.load(Path(scratch) / info.name, info, device=torch.device("cpu"))
-    engine = Engine(build(spec, data), data, seed=spec.seed, num_iterations=300, record=Record(), compiled=True)
+    parts = build(spec, data, TrainedHere(data))
+    engine = Engine(parts, data, seed=spec.seed, num_iterations=300, record=Record(), compiled=True)
     plain = PlainLoop(spec, data, engine.initial, None)
     published = PlainLoop(spec, data, engine.initial, per_image)
 

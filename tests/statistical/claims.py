@@ -27,6 +27,7 @@ from core.data.real_set import RealSet
 from core.data.sources import READERS
 from core.distillation.distil import distil
 from core.evaluation.evaluate import evaluate
+from core.experts import TrainedHere
 from core.specs.job import DistillationSpec, JobRequest
 from core.specs.resolve import resolve
 
@@ -81,11 +82,15 @@ def measure(claim: Claim, seed: int, data_root: Path, *, shuffle_labels: bool = 
     spec = claim.spec(seed)
     info = dataset_info(spec.dataset.name)
     data = RealSet(READERS[info.name](data_root), info, device=torch.device("cpu"), seed=seed)
-    result = distil(spec, data)
+    experts = TrainedHere(data)
+    result = distil(spec, data, experts)
     labels = result.labels
     if shuffle_labels:
         labels = labels.roll(spec.ipc)
-    scores = evaluate(spec.evaluation, data, result.images, labels, ipc=spec.ipc, seed=seed)
+    scores = evaluate(
+        spec.evaluation, data, result.images, labels, ipc=spec.ipc, seed=seed, experts=experts,
+        parameterization=result.engine.parts.parameterization,
+    )
     means = {score.name: score.mean for score in scores}
     return Replicate(seed, means["distilled"], means["random"])
 
