@@ -13,6 +13,7 @@ from typing import Any
 
 from core.attempt import Attempt
 from core.data.real_set import RealSet
+from core.distillation.resume import KEEP
 from core.errors import InvalidInputError
 from core.experts import Pool, load_first, save_pool, train_pool
 from core.machine import device_name, peak_memory_bytes, versions
@@ -86,6 +87,8 @@ class _Keeper:
         path = folder / f"networks-{count:04d}.safetensors"
         _write(pool, self._pool.model_copy(update={"num_networks": count}), path)
         self._attempt.announce_checkpoint(count, path)
+        for old in sorted(folder.glob("networks-*.safetensors"))[:-KEEP]:  # each holds all networks before it
+            old.unlink()
 
 
 def _report(attempt: Attempt, spec: ExpertsSpec, data: RealSet, pool: Pool, resumed_from: int, seconds: float) -> None:

@@ -68,13 +68,22 @@ def spread_out(points: Tensor, num_seeds: int, generator: torch.Generator) -> Te
     chosen = [(uniform[:, 0, :1] * count).long()]
     nearest = _squared_distances(points, squares, _rows(points, chosen[0])).squeeze(1)
     for draw in uniform.unbind(1)[1:]:
-        reach = nearest.double().cumsum(1)
-        candidates = torch.searchsorted(reach, draw * reach[:, -1:], right=True).clamp_max_(count - 1)
+        reach = _whole(nearest).cumsum(1)
+        candidates = torch.searchsorted(reach, (draw * reach[:, -1:]).long(), right=True).clamp_max_(count - 1)
         reached = torch.minimum(nearest[:, None], _squared_distances(points, squares, _rows(points, candidates)))
         best = reached.sum(2).argmin(1, keepdim=True)
         chosen.append(candidates.gather(1, best))
         nearest = _rows(reached, best).squeeze(1)
     return torch.cat(chosen, 1)
+
+
+def _whole(weights: Tensor) -> Tensor:
+    """(B, N) weights as whole numbers, the largest of each class 2^32: these add up to the same in any order, on every device.
+
+    Of floating-point numbers CUDA has no running sum that `resources.deterministic` allows.
+    """
+    largest = weights.amax(1, keepdim=True).double()
+    return (weights * (2.0**32 / torch.where(largest > 0.0, largest, 1.0))).long()
 
 
 def k_means(points: Tensor, seeds: Tensor, num_steps: int = NUM_STEPS) -> tuple[Tensor, Tensor]:

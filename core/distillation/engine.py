@@ -166,6 +166,16 @@ class Engine:
         """Synthetic images that networks can see."""
         return self.parts.parameterization.num_virtual_per_class * self.data.num_classes
 
+    @property
+    def num_real(self) -> int:
+        """Real images of an iteration."""
+        return 0 if self._plan.real is None else self.parts.selection.count(self._plan.real)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Features that the losses look at."""
+        return self._plan.taps
+
     def smallest_chunk(self) -> int:
         """Synthetic images that must be computed together: those of one class, or all where losses or norms couple classes."""
         if not self._plan.separable or self.parts.net.mixes_images:

@@ -15,9 +15,7 @@ import torch
 from core.distillation.engine import Engine
 from core.errors import DeviceMemoryError, HostMemoryError
 from core.machine import free_host_bytes, peak_memory_bytes
-
-COPIES = 3
-"""Tensors of the size of a layer's output that its backward pass keeps: convolution, norm, activation."""
+from core.specs.estimate import GRAPH_COPIES
 
 SHARE = 0.8
 """Part of the free memory that a step may plan with."""
@@ -58,15 +56,23 @@ def _fit_host(engine: Engine, free: int | None = None) -> None:
     free = free_host_bytes() if free is None else free
     if free is None:
         return
-    per_image = 4 * COPIES * engine.parts.net.activations_per_image
+    per_image = bytes_per_image(engine)
     smallest = engine.smallest_chunk()
     affordable = int(SHARE * free / per_image)
     if affordable < smallest:
         raise HostMemoryError(
-            f"a step keeps the graph of at least {smallest} synthetic images, about {per_image * smallest >> 20} MiB, and "
-            f"{free >> 20} MiB are free on this host; use a narrower network or fewer images"
+            f"a step keeps the graph of at least {smallest} synthetic images and the features of the real ones beside them, "
+            f"about {per_image * smallest >> 20} MiB, and {free >> 20} MiB are free on this host; use a narrower network or "
+            "fewer images"
         )
     engine.chunk_images = min(engine.chunk_images, affordable)
+
+
+def bytes_per_image(engine: Engine) -> int:
+    """What a step holds for each synthetic image: its graph, and its part of the features of its class's real images."""
+    net, virtual = engine.parts.net, engine.num_virtual
+    kept = engine.num_real * net.num_entries(engine.taps) / virtual
+    return int(4 * (GRAPH_COPIES * net.activations_per_image + kept))
 
 
 def _fit_device(engine: Engine) -> None:

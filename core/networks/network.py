@@ -26,6 +26,9 @@ from core.networks.layers import HeConv2d
 
 Tensors = dict[str, Tensor]
 
+GRAPHLESS_ACTIVATIONS = 2**30
+"""What a pass without graph may compute at once where no chunk is set: 4 GiB in all layers, of which few exist at a time."""
+
 
 class Network:
     """An architecture: how many weights it has, how they are drawn, and what it computes from them."""
@@ -136,6 +139,11 @@ class Network:
             handle.remove()
         return count, logits.shape[1]
 
+    def num_entries(self, taps: tuple[str, ...]) -> int:
+        """Numbers that the taps of one image hold."""
+        out: Tensors = self._modules[False](torch.empty(1, *self.image_shape, device="meta"), taps)
+        return sum(value.numel() for value in out.values())
+
     def _init_distribution(self) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
         """Scale and shift of every weight, and the spans that are normal instead of uniform in +-1."""
         scale, shift = torch.zeros(self.num_parameters), torch.zeros(self.num_parameters)
@@ -159,7 +167,8 @@ class Network:
 
 
 class Forward:
-    """The taps of many images: in equal chunks that fit the cache on a CPU, in one pass elsewhere; compiled on demand.
+    """The taps of many images, compiled on demand: on a CPU in equal chunks that fit the cache; elsewhere in one pass where a
+    graph is kept, for whoever keeps it has cut already, and in chunks that fit the memory where none is.
 
     Cutting is exact as long as the network does not mix images. A compiled pass needs one shape, so the last chunk is
     filled with zeros and its surplus dropped.
@@ -183,13 +192,19 @@ class Forward:
         """(N, C, H, W) -> every tap, (N, ...); the graph is kept where gradients are enabled and wanted."""
         call = self._call(taps)
         count = len(images)
-        parts, size = chunk_sizes(count, self.chunk or count)
+        parts, size = chunk_sizes(count, self._most(count))
         if parts == 1:
             return dict(zip(taps, call(params, buffers, images), strict=True))
         if self.compiled and parts * size > count:
             images = torch.cat([images, images.new_zeros(parts * size - count, *images.shape[1:])])
         outputs = [call(params, buffers, piece) for piece in images.split(size)]
         return {tap: torch.cat(pieces)[:count] for tap, pieces in zip(taps, zip(*outputs, strict=True), strict=True)}
+
+    def _most(self, count: int) -> int:
+        """Images of one pass, at most."""
+        if self.mixes_images or (self.chunk is None and torch.is_grad_enabled()):
+            return count
+        return self.chunk or max(1, GRAPHLESS_ACTIVATIONS // self.net.activations_per_image)
 
     def _call(self, taps: tuple[str, ...]) -> Callable[[Tensor, Tensors, Tensor], tuple[Tensor, ...]]:
         if taps not in self._calls:

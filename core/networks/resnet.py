@@ -1,8 +1,8 @@
 """Residual networks for small images, of the two code bases of the field (after He et al., arXiv:1512.03385).
 
-DC family (Zhao et al., arXiv:2006.05929, code): a 3x3 stem of 64, two basic blocks in each of four stages of 64 to 512, 4x4
-average pool, PyTorch's default initial weights. Its variant `_AP` has a 2x2 average pool where the plain one has a stride,
-and no pool at the end.
+DC family (Zhao et al., arXiv:2006.05929, code): a 3x3 stem of 64 (or another width), two basic blocks in each of four stages of
+64 to 512 (1 to 8 times the width), 4x4 average pool, PyTorch's default initial weights. Its variant `_AP` has a 2x2 average
+pool where the plain one has a stride, and no pool at the end.
 
 IDC family (Kim et al., arXiv:2205.14959, code): a 3x3 stem of 32 and stages of 32 to 256, global average pool, convolutions
 from N(0, 2 / fan out). One-channel images take the wide branch of that code, 64 to 512 (it asks for the name of the data
@@ -67,7 +67,8 @@ class AveragePool(nn.Module):
 def resnet18_dc(spec: ResNet18DCSpec, image_shape: tuple[int, int, int], num_classes: int) -> FeatureNet:
     """ResNet-18 of the DC family."""
     pooled = spec.downsampling == "average_pool"
-    body = _body(_plain, spec.norm, (image_shape[0], 64, 64, 128, 256, 512), blocks=2, pooled=pooled)
+    widths = (image_shape[0], spec.width, *(spec.width << stage for stage in range(4)))
+    body = _body(_plain, spec.norm, widths, blocks=2, pooled=pooled)
     return FeatureNet(body, image_shape, num_classes, neck=nn.Flatten() if pooled else AveragePool(4))
 
 

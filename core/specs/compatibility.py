@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from core.catalogue import DatasetInfo
 from core.errors import FieldProblem
+from core.specs.fit import single_pixel_batch_norm
 from core.specs.init import ForgettingInitSpec, NoiseInitSpec
 from core.specs.job import DistillationSpec
-from core.specs.models import GrowingQueueSpec, PretrainedPoolSpec
-from core.specs.network import ConvNetSpec, MLPSpec
+from core.specs.models import DynamicBilevelSpec, GrowingQueueSpec, PretrainedPoolSpec
+from core.specs.network import ConvNetSpec, MLPSpec, NetworkSpec, network_name
 from core.specs.objective import GaussianSpec, LayerwiseFeatureSpec
+from core.specs.requirements import pool_of_init, pool_of_models, pool_of_term
 from core.specs.synthetic import MultiFormationSpec, ParameterizationSpec
 from core.specs.terms import ClassCentralizationSpec, ClassificationRegulariserSpec, LocalCovarianceSpec
 
@@ -48,9 +52,14 @@ def spread_needs_two_images(spec: DistillationSpec, info: DatasetInfo) -> FieldP
 def accuracy_is_known(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:  # noqa: ARG001
     """IDM's cross-entropy is weighted by the accuracy of the matching network."""
     models = spec.method.models
-    if isinstance(models, (GrowingQueueSpec, PretrainedPoolSpec)):
+    if isinstance(models, PretrainedPoolSpec) or (isinstance(models, GrowingQueueSpec) and models.num_trained):
         return None
     for i, term in enumerate(spec.method.terms):
+        if isinstance(term, ClassificationRegulariserSpec) and isinstance(models, GrowingQueueSpec):
+            return FieldProblem(
+                "/method/models/num_trained", "nothing_trained",
+                f"term {term.kind!r} needs networks with an accuracy; models.num_trained is 0, so that none is ever trained",
+            )
         if isinstance(term, ClassificationRegulariserSpec):
             return FieldProblem(
                 f"/method/terms/{i}", "accuracy_unknown",
@@ -73,6 +82,12 @@ def pool_is_trained(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem |
         return FieldProblem(
             "/method/init/training/num_epochs", "nothing_trained",
             "init 'forgetting' counts what training forgets; init.training.num_epochs is 0",
+        )
+    evaluation = spec.evaluation
+    if "forgetting" in evaluation.baseline_inits() and not evaluation.baseline_training.num_epochs:
+        return FieldProblem(
+            "/evaluation/baseline_training/num_epochs", "nothing_trained",
+            "baseline 'forgetting' counts what training forgets; baseline_training.num_epochs is 0",
         )
     return None
 
@@ -127,7 +142,47 @@ def class_fills_the_set(spec: DistillationSpec, info: DatasetInfo) -> FieldProbl
     )
 
 
+def batch_norms_see_two_values(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
+    """Training refuses a batch of one image where the last map is a single pixel and its norm is over the batch."""
+    for network, count, batch_size, pointer in _trainings(spec, info):
+        if single_pixel_batch_norm(network, info) and (batch_size == 1 or count % batch_size == 1):
+            return FieldProblem(
+                pointer, "batch_of_one",
+                f"batch_size {batch_size} cuts {count} images so that one batch has a single image, which network "
+                f"{network_name(network)!r} cannot normalise at {info.height} x {info.width}; choose another batch_size",
+            )
+    return None
+
+
+def _trainings(spec: DistillationSpec, info: DatasetInfo) -> Iterator[tuple[NetworkSpec, int, int, str]]:
+    """Whatever trains a network: its architecture, number of images, batch size, and the pointer to that."""
+    method, evaluation = spec.method, spec.evaluation
+    models = method.models
+    decoded = decoded_per_class(method.parameterization, spec.ipc) * info.num_classes
+    for network in (evaluation.network, *evaluation.cross_networks):
+        for count in (decoded, spec.ipc * info.num_classes):
+            yield network, count, evaluation.batch_size, "/evaluation/batch_size"
+    if isinstance(models, GrowingQueueSpec):
+        yield method.network, models.batch_size, models.batch_size, "/method/models/batch_size"
+    if isinstance(models, DynamicBilevelSpec):
+        yield method.network, decoded, models.batch_size, "/method/models/batch_size"
+    real = sum(info.train_per_class_after(spec.dataset.held_out_fraction))
+    pools = [
+        (pool_of_models(models, method.network), "/method/models/training"),
+        (pool_of_init(method.init, method.network), "/method/init/training"),
+    ]
+    pools += [(pool_of_term(term), f"/method/terms/{i}/training") for i, term in enumerate(method.terms)]
+    pools += [
+        (pool_of_init(init, evaluation.network), "/evaluation/baseline_training")
+        for init in evaluation.baseline_inits().values()
+    ]
+    for pool, pointer in pools:
+        if pool is not None and pool.training.num_epochs:
+            yield pool.network, real, pool.training.batch_size, f"{pointer}/batch_size"
+
+
 COMPATIBILITY = (
     spread_needs_two_images, accuracy_is_known, pool_is_trained, layers_exist, cells_have_pixels, class_fills_the_set,
+    batch_norms_see_two_values,
 )
 """Every predicate of this file."""

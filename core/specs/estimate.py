@@ -18,6 +18,7 @@ from core.specs.experts import PoolSpec
 from core.specs.job import DistillationSpec
 from core.specs.models import DynamicBilevelSpec, GrowingQueueSpec
 from core.specs.network import ConvNetSpec, NetworkSpec
+from core.specs.objective import LayerwiseFeatureSpec
 from core.specs.requirements import required_pools
 from core.specs.selection import RepresentativeSpec
 from core.specs.terms import ClassCentralizationSpec, HistoricalPrototypesSpec
@@ -121,10 +122,16 @@ def _passes(worker: Worker, images: float) -> float:
     return max(1.0, images / worker.graph_images)
 
 
+def _num_real(spec: DistillationSpec, info: DatasetInfo) -> int:
+    """Real images of an iteration."""
+    smallest = min(info.train_per_class_after(spec.dataset.held_out_fraction))
+    return min(spec.method.selection.real_batch_per_class, smallest) * info.num_classes
+
+
 def _iteration_seconds(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> float:
     method, cost = spec.method, cost_of(spec.method.network, info)
     smallest = min(info.train_per_class_after(spec.dataset.held_out_fraction))
-    real = min(method.selection.real_batch_per_class, smallest) * info.num_classes
+    real = _num_real(spec, info)
     syn = decoded_per_class(method.parameterization, spec.ipc) * info.num_classes
     seconds = _seconds(worker, (real + 2 * syn) * cost.macs, _passes(worker, real) + 2 * _passes(worker, syn))
     if isinstance(method.selection, RepresentativeSpec):
@@ -179,6 +186,8 @@ def _peak_memory(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> i
     syn = decoded_per_class(spec.method.parameterization, spec.ipc) * info.num_classes
     data = (sum(info.train_per_class) + sum(info.test_per_class)) * info.scalars_per_image
     graph = 4 * GRAPH_COPIES * cost.activations * min(syn, worker.graph_images)
+    if isinstance(spec.method.objective, LayerwiseFeatureSpec) and spec.method.max_iterations:
+        graph += 4 * cost.activations * _num_real(spec, info)  # the layers of the real images, which the loss looks at together
     networks = [spec.evaluation.network, *spec.evaluation.cross_networks]
     decoded = min(syn, spec.evaluation.batch_size)
     training = max(4 * GRAPH_COPIES * cost_of(network, info).activations * decoded for network in networks)

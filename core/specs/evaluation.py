@@ -82,8 +82,9 @@ class EvaluationSpec(Spec):
     """Train one network on the synthetic set each so many iterations and test it on held-out training images; 0: never."""
 
     def baseline_inits(self) -> dict[Baseline, InitSpec]:
-        """How the coresets among the baselines are chosen, by name."""
-        return {name: _INITS[name](training=self.baseline_training) for name in self.baselines if name in _INITS}
+        """How the coresets among the baselines are chosen, by name; none where no network is trained on them."""
+        names = self.baselines if self.random_draws else ()
+        return {name: _INITS[name](training=self.baseline_training) for name in names if name in _INITS}
 
 
 def dm_protocol(info: DatasetInfo, network: NetworkSpec) -> EvaluationSpec:

@@ -52,6 +52,18 @@ def smallest_side(network: NetworkSpec) -> int:
             assert_never(network)
 
 
+def single_pixel_batch_norm(network: NetworkSpec, info: DatasetInfo) -> bool:
+    """Whether a batch norm of the network sees one pixel of each image, so that it needs two images."""
+    side = max(info.height, info.width)
+    match network:
+        case ResNet18DCSpec(norm="batch", downsampling="average_pool") | DenseNetIDCSpec() | DenseNet121Spec():
+            return side < 16
+        case ResNet18DCSpec(norm="batch") | ResNet10IDCSpec(norm="batch") | ResNet18IDCSpec(norm="batch"):
+            return side <= 8  # strides round up
+        case _:
+            return False  # the others pool behind their norms, down to one pixel at the smallest side
+
+
 def effective_side(network: NetworkSpec, info: DatasetInfo) -> int:
     """The shorter side; 28 px count as 32 for networks whose first convolution pads them."""
     side = min(info.height, info.width)

@@ -129,6 +129,8 @@ def network_name(spec: NetworkSpec) -> str:
         name = f"convnet-{spec.depth} width {spec.width}"
     elif isinstance(spec, MLPSpec):
         name = f"mlp width {spec.width}"
+    elif isinstance(spec, ResNet18DCSpec) and spec.width != ResNet18DCSpec().width:
+        name = f"{spec.kind} width {spec.width}"
     parts = [name]
     for field, info in type(spec).model_fields.items():
         value = getattr(spec, field)

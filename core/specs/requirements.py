@@ -13,6 +13,8 @@ from core.specs.models import ModelsSpec, PretrainedPoolSpec
 from core.specs.network import NetworkSpec
 from core.specs.terms import ClassCentralizationSpec, TermSpec
 
+_DEFAULT_TIMEOUT: int = ExpertsSpec.model_fields["timeout_seconds"].default
+
 TRAINING_VERSION = 1
 """Grows whenever the training of networks on real data changes its numbers, so that old pools are not taken for new ones."""
 
@@ -29,8 +31,8 @@ def required_pools(spec: DistillationSpec) -> tuple[PoolSpec, ...]:
 def required_experts(spec: JobSpec, dataset_digest: str) -> dict[str, ExpertsSpec]:
     """The jobs that train what `required_pools` lists, by content key.
 
-    They run where the asking job runs, with its priority. What limits that job alone (its time, its attempts) and what
-    labels it stays behind, because others will wait for the same networks.
+    They run where the asking job runs, with its priority, and may take as long as it, or a day if that is longer. Its attempts
+    and what labels it stay behind, because others will wait for the same networks.
     """
     if not isinstance(spec, DistillationSpec):
         return {}
@@ -38,7 +40,8 @@ def required_experts(spec: JobSpec, dataset_digest: str) -> dict[str, ExpertsSpe
     seed = spec.seed if dataset.held_out_fraction else 0
     return {
         pool_key(pool, dataset, dataset_digest, seed=seed): ExpertsSpec(
-            dataset=dataset, pool=pool, seed=seed, resources=spec.resources, priority=spec.priority
+            dataset=dataset, pool=pool, seed=seed, resources=spec.resources, priority=spec.priority,
+            timeout_seconds=max(spec.timeout_seconds, _DEFAULT_TIMEOUT),
         )
         for pool in required_pools(spec)
     }

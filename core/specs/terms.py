@@ -47,7 +47,7 @@ class HistoricalPrototypesSpec(Spec):
     decay: float = Field(default=0.99, ge=0.0, lt=1.0)
     """Share of the old average that stays at each iteration."""
 
-    start_iteration: int = Field(default=2000, ge=1, le=1_000_000)
+    start_iteration: int = Field(default=2001, ge=1, le=1_000_000)
     """First iteration in which the term counts; the average is kept from the beginning."""
 
     per_feature: bool = True

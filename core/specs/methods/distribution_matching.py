@@ -160,7 +160,7 @@ def iid_dm(info: DatasetInfo, ipc: int) -> Resolved:
     """IID on DM: Deng et al., CVPR 2024: DM with class centralization (0.05) and local covariance (0.01).
 
     Weights of the published command for CIFAR-10 at ipc 10; none is known for other settings. Deviation: 10 trained networks
-    instead of 1000. At ipc 1 both terms have no gradient: this is DM.
+    instead of 1000. Refused at ipc 1, where both terms have no gradient and DM would be left.
     """
     return _with_terms(dm(info, ipc), _centralization(info, 0.05), LocalCovarianceSpec(weight=0.01))
 
@@ -184,7 +184,7 @@ def dsdm(info: DatasetInfo, ipc: int) -> Resolved:
     method = MethodSpec(
         network=network,
         objective=GaussianSpec(covariance_weight=50.0),
-        terms=(HistoricalPrototypesSpec(weight=0.2, decay=0.99, start_iteration=2000),),
+        terms=(HistoricalPrototypesSpec(weight=0.2, decay=0.99, start_iteration=2001),),
         models=PretrainedPoolSpec(
             num_networks=10,
             training=RealTrainingSpec(

@@ -12,7 +12,7 @@ from core.errors import SpecError
 from core.specs.estimate import estimate
 from core.specs.job import JobRequest
 from core.specs.recipes import RECIPES
-from core.specs.requirements import pool_key, required_pools
+from core.specs.requirements import pool_key, required_experts, required_pools
 from core.specs.resolve import resolve
 
 pytestmark = pytest.mark.unit
@@ -33,6 +33,9 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str, tuple[str, ...]]] 
      ("classification_regulariser", "fresh_random")),
     ("regulariser on untrained networks", {"terms": [{"kind": "classification_regulariser"}], "models": UNTRAINED}, {},
      "/method/models/training/num_epochs", ("classification_regulariser", "models.training.num_epochs")),
+    ("regulariser on a queue that is not trained",
+     {"terms": [{"kind": "classification_regulariser"}], "models": {"kind": "growing_queue", "num_trained": 0}}, {},
+     "/method/models/num_trained", ("classification_regulariser", "models.num_trained")),
     ("forgetting without training", {"init": {"kind": "forgetting", "training": {"num_epochs": 0}}}, {},
      "/method/init/training/num_epochs", ("forgetting", "init.training.num_epochs")),
     ("layers of an mlp", {"objective": {"kind": "layerwise_feature"}, "network": {"kind": "mlp"}}, {}, "/method/objective",
@@ -41,6 +44,15 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str, tuple[str, ...]]] 
      ("local_covariance", "mlp")),
     ("cells below a pixel", {"parameterization": {"kind": "multi_formation", "factor": 8, "axes": "both"}}, {"ipc": 3}, "/ipc",
      ("ipc 3", "factor 8")),
+    ("forgetting baseline without training", {},
+     {"evaluation": {"baselines": ["forgetting"], "baseline_training": {"num_epochs": 0}}},
+     "/evaluation/baseline_training/num_epochs", ("forgetting", "baseline_training.num_epochs")),
+    ("one image for a batch norm", {}, {"evaluation": {"batch_size": 19, "network": {"kind": "resnet10_idc"}}},
+     "/evaluation/batch_size", ("batch_size 19", "20 images", "resnet10_idc")),
+    ("one image for a batch norm on real images",
+     {"terms": [{"kind": "class_centralization", "network": {"kind": "densenet_idc"},
+                 "training": {"num_epochs": 1, "batch_size": 193}}]}, {},
+     "/method/terms/0/training/batch_size", ("batch_size 193", "1352 images", "densenet_idc")),
     ("counting networks of another slot", {"num_networks": 3, "num_iterations": None}, {}, "/method",
      ("num_networks", "fresh_random")),
 ]
@@ -69,6 +81,11 @@ def test_neighbours_are_allowed(small_spec: Any, method: dict[str, Any]) -> None
     assert small_spec(ipc=1, method=method).ipc == 1
 
 
+def test_batches_of_two_are_allowed(small_spec: Any) -> None:
+    for network, size in (("resnet10_idc", 18), ("convnet", 19)):
+        assert small_spec(evaluation={"batch_size": size, "network": {"kind": network}}).evaluation.batch_size == size
+
+
 class TestLength:
     def test_iterations_replace_the_networks_of_a_recipe(self, small_spec: Any) -> None:
         method = small_spec(recipe="cafe", method={"num_iterations": 7}).method
@@ -92,6 +109,15 @@ class TestRequiredPools:
         pools = required_pools(spec)
         assert [pool.network.kind for pool in pools] == ["convnet"] * 4
         assert [pool.count_forgetting for pool in pools] == [False, False, False, True]
+
+    def test_baselines_that_are_not_evaluated_need_none(self, small_spec: Any) -> None:
+        evaluation = {"baselines": ["herding"], "random_draws": 0}
+        assert required_pools(small_spec(evaluation=evaluation)) == ()
+
+    @pytest.mark.parametrize(("asked", "given"), [(60, 86_400), (500_000, 500_000)])
+    def test_training_may_take_as_long_as_the_job_and_at_least_a_day(self, small_spec: Any, asked: int, given: int) -> None:
+        (experts,) = required_experts(small_spec(recipe="herding", timeout_seconds=asked), "digest").values()
+        assert experts.timeout_seconds == given
 
     def test_key_knows_the_data_and_the_split_but_not_the_job_seed(self, small_spec: Any) -> None:
         spec = small_spec(recipe="dsdm")

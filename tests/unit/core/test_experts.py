@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from core.errors import InvalidInputError
 from core.experts import FromFiles, Pool, TrainedHere, load_pool, save_pool, train_pool
 from core.networks.network import Forward
 from core.progress import Hooks, Stopped
+from core.run_experts import _Keeper
 from core.specs.augmentation import DSASpec
 from core.specs.experts import PoolSpec, RealTrainingSpec
 from core.specs.network import ConvNetSpec
@@ -167,3 +169,18 @@ class TestSources:
         assert set(load_file(tmp_path / f"{key}.safetensors")) == {
             "params", "accuracy", "forgetting", "buffers/blocks.0.norm.running_mean", "buffers/blocks.0.norm.running_var",
         }
+
+
+class TestCheckpoints:
+    def test_few_are_kept_for_each_holds_the_networks_before_it(self, pool: Pool, tmp_path: Path) -> None:
+        announced: list[tuple[int, Path]] = []
+        attempt: Any = SimpleNamespace(
+            folder=tmp_path, file=SimpleNamespace(checkpoint_seconds=0.0),
+            announce_checkpoint=lambda step, path: announced.append((step, path)),
+        )
+        keeper = _Keeper(attempt, SimpleNamespace(pool=SPEC))  # type: ignore[arg-type]
+        for count in range(1, 6):
+            copies = Pool(pool.net, pool.params[:1].repeat(count, 1), pool.accuracy[:1].repeat(count))
+            keeper.take(lambda copies=copies: copies)  # type: ignore[misc]
+        assert [step for step, _ in announced] == [1, 2, 3, 4, 5]
+        assert sorted((tmp_path / "checkpoints").iterdir()) == [path for _, path in announced[-3:]]

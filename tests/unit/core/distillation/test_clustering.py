@@ -99,6 +99,12 @@ class TestSpreadOut:
         counts = torch.bincount(first.flatten(), minlength=4)
         assert (counts > 190).all()
 
+    def test_adds_up_whole_numbers_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        added, running_sum = [], torch.Tensor.cumsum
+        monkeypatch.setattr(torch.Tensor, "cumsum", lambda x, dim: added.append(x.dtype) or running_sum(x, dim))
+        spread_out(torch.randn(2, 9, 3), 4, rng(0, "s"))
+        assert set(added) == {torch.int64}
+
     def test_copies_of_one_point(self) -> None:
         assert spread_out(torch.ones(1, 5, 3), 3, rng(0, "s")).shape == (1, 3)
 

@@ -43,12 +43,19 @@ def test_nothing_moves_and_the_result_is_the_same(digits: RealSet, small_spec: A
 
 def test_a_step_that_does_not_fit_is_cut_with_equal_gradient(digits: RealSet, small_spec: Any) -> None:
     whole, cut = engine_of(digits, small_spec), engine_of(digits, small_spec)
-    per_image = 4 * probe.COPIES * cut.parts.net.activations_per_image
-    probe._fit_host(cut, free=int(per_image * 5 / probe.SHARE))
+    probe._fit_host(cut, free=int(probe.bytes_per_image(cut) * 5 / probe.SHARE) + 1)
     assert cut.chunk_images == 5
     whole.iterate()
     cut.iterate()
     assert torch.allclose(whole.decoded()[0], cut.decoded()[0], atol=1e-5)
+
+
+def test_features_of_real_images_count(digits: RealSet, small_spec: Any) -> None:
+    plain, layers = engine_of(digits, small_spec), engine_of(digits, small_spec, objective={"kind": "layerwise_feature"})
+    net = plain.parts.net  # one block of width 8 on 8 x 8 pixels
+    graph, real_per_image = 4 * probe.GRAPH_COPIES * net.activations_per_image, 6 / 2
+    assert probe.bytes_per_image(plain) == graph + 4 * real_per_image * 8 * 16
+    assert probe.bytes_per_image(layers) == graph + 4 * real_per_image * 8 * (16 + 64)
 
 
 def test_a_class_that_does_not_fit_is_refused(digits: RealSet, small_spec: Any) -> None:

@@ -14,7 +14,7 @@ from core.distillation.randomness import rng
 from core.networks.build import build_module, build_network
 from core.networks.layers import HeConv2d
 from core.networks.resnet import AveragePool, BasicBlock
-from core.specs.fit import fits, smallest_side
+from core.specs.fit import fits, single_pixel_batch_norm, smallest_side
 from core.specs.network import (
     AlexNetSpec,
     ConvNetSpec,
@@ -142,6 +142,27 @@ class TestShapes:
         flat = net(net.init(rng(0, "w")), {}, images, ("flat",))["flat"]
         assert bool((flat[0] - flat[1]).abs().max() > 1e-3) is alive
         assert (fits(ResNet10IDCSpec(norm="instance"), info_of(3, side), "") is None) is alive
+
+    @pytest.mark.parametrize("side", [8, 9, 15, 16])
+    @pytest.mark.parametrize("spec", VARIANTS, ids=network_name)
+    def test_where_a_batch_norm_sees_one_pixel(self, spec: NetworkSpec, side: int) -> None:
+        info = info_of(3, side)
+        if fits(spec, info, "") is not None:
+            return
+        with torch.device("meta"):
+            module = build_module(spec, (3, side, side), 10).train()
+            refused = False
+            try:
+                module(torch.empty(1, 3, side, side), ("flat",))
+            except ValueError:
+                refused = True
+        assert single_pixel_batch_norm(spec, info) is refused
+
+    def test_the_width_of_resnet18_dc_counts(self) -> None:
+        narrow, usual = (build_network(ResNet18DCSpec(width=width), info_of(3, 32)) for width in (16, 64))
+        assert narrow.activations_per_image * 4 == pytest.approx(usual.activations_per_image, rel=0.01)
+        assert narrow.num_parameters * 15 < usual.num_parameters
+        assert (narrow.name, usual.name) == ("resnet18_dc width 16", "resnet18_dc")
 
     def test_names_differ(self) -> None:
         assert len({network_name(spec) for spec in VARIANTS}) == len(VARIANTS)

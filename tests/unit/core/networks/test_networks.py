@@ -9,6 +9,7 @@ from torch import nn
 
 from core.catalogue import CATALOGUE, DatasetInfo
 from core.distillation.randomness import rng
+from core.networks import network
 from core.networks.build import build_network
 from core.networks.network import Forward, Network
 from core.specs.network import ConvNetSpec
@@ -113,6 +114,22 @@ class TestForward:
         cut = Forward(net, compile_passes=False, chunk=8)(params, {}, images, ("block1", "flat"))
         for tap, value in whole.items():
             torch.testing.assert_close(cut[tap], value)
+
+    def test_without_a_chunk_only_passes_with_a_graph_stay_whole(self, net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+        params, images = net.init(rng(0, "w")), torch.randn(23, 3, 8, 8)
+        forward, sizes = Forward(net, compile_passes=False, chunk=None), []
+        call = forward._call(("flat",))
+
+        def counted(params: Any, buffers: Any, images: torch.Tensor) -> Any:
+            sizes.append(len(images))
+            return call(params, buffers, images)
+
+        monkeypatch.setitem(forward._calls, ("flat",), counted)
+        monkeypatch.setattr(network, "GRAPHLESS_ACTIVATIONS", 8 * net.activations_per_image)
+        whole = forward(params, {}, images, ("flat",))["flat"]
+        with torch.no_grad():
+            torch.testing.assert_close(forward(params, {}, images, ("flat",))["flat"], whole)
+        assert sizes == [23, 8, 8, 7]
 
     def test_compiled_chunks_have_one_shape(self, net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
         shapes = []
