@@ -243,8 +243,6 @@ class TestExperts:
         assert summary["seconds"]["training"] > 0
 
         folder = write_job(tmp_path / "distillation", spec, digits_dir)
-        code, lines, _ = Child(folder).finish()
-        assert (code, only_error(lines).code) == (ExitCode.BAD_DATA, "invalid_input"), "its pool is missing"
         (folder / EXPERTS_DIR).mkdir()
         shutil.copy(made, folder / EXPERTS_DIR / f"{key}.safetensors")
         code, lines, log = Child(folder).finish()
