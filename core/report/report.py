@@ -29,10 +29,12 @@ def size(outcome: Outcome) -> dict[str, Any]:
     """How much smaller the set is: images, and bytes of float32 scalars and of 8-bit images, against the real training set."""
     info = outcome.info
     decoded, real = len(outcome.labels), sum(info.train_per_class)
+    stored = outcome.spec.ipc * info.num_classes
     real_bytes = real * info.scalars_per_image
     stored_bytes = _FLOAT_BYTES * sum(outcome.storage.values())
     decoded_bytes = decoded * info.scalars_per_image
     return {
+        "stored_images": stored, "stored_image_ratio": ratio(stored, real),
         "decoded_images": decoded, "real_training_images": real, "image_ratio": ratio(decoded, real),
         "stored_float32_bytes": stored_bytes, "decoded_8bit_bytes": decoded_bytes, "real_training_8bit_bytes": real_bytes,
         "stored_float32_byte_ratio": ratio(stored_bytes, real_bytes),

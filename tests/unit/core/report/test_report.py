@@ -146,7 +146,14 @@ class TestBudget:
         size = report_of(digits, tmp_path)["size"]
         assert size["real_training_images"] == 1352
         assert size["decoded_images"] == 30
-        assert size["image_ratio"] == pytest.approx(30 / 1352)
+        assert size["image_ratio"] == size["stored_image_ratio"] == pytest.approx(30 / 1352)
+        assert size["stored_images"] == 30
+
+    def test_packed_images_are_counted_as_stored(self, digits: Outcome) -> None:
+        images, labels = np.concatenate([digits.images] * 2), np.concatenate([digits.labels] * 2)
+        size = build_report(dataclasses.replace(digits, images=images, labels=labels), [])["size"]
+        assert (size["stored_images"], size["decoded_images"]) == (30, 60)
+        assert size["stored_image_ratio"] == pytest.approx(30 / 1352)
         assert size["stored_float32_byte_ratio"] == pytest.approx(4 * 30 / 1352)
 
     def test_bytes_of_each_file(self, digits: Outcome, written: Write) -> None:
