@@ -1,7 +1,7 @@
 """Every recipe of the distribution-matching family and every coreset under one evaluation, at the small scale.
 
-    python tests/benchmarks/distribution_family.py [--only dm,dsdm] [--ipc 10] [--sets 3] [--networks 3]
-    python tests/benchmarks/distribution_family.py --ablation
+    python -m tests.statistical.table [--only dm,dsdm] [--ipc 10] [--sets 3] [--networks 3]
+    python -m tests.statistical.table --ablation
 
 Fashion-MNIST, ConvNet-3 of width 32, the recipes' own small-scale caps, the `dm` protocol for every row. A set is an
 independent job seed; trained pools are shared by the seeds, as jobs share them. The results file is written after every row,
@@ -109,7 +109,7 @@ def main() -> None:
     root = Path(os.environ.get("DISTILL_DATA_ROOT", "data"))
     data = RealSet(READERS[info.name](root), info, device=torch.device("cpu"))
     experts = TrainedHere(data)
-    path = RESULTS / f"distribution_family_{'ablation' if args.ablation else f'ipc{args.ipc}'}{args.part}.json"
+    path = RESULTS / f"table_{'ablation' if args.ablation else f'ipc{args.ipc}'}{args.part}.json"
     document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {
         "dataset": info.name, "ipc": args.ipc, "evaluation": f"dm protocol, {args.epochs} epochs, ConvNet-3 width 32",
         "rows": {},
