@@ -11,8 +11,9 @@ from torch import Tensor
 from core.data.real_set import RealSet
 from core.distillation.augmentation.build import build_augmentation
 from core.distillation.init.forgetting import ForgettingInit
-from core.distillation.init.herding import HerdingInit
-from core.distillation.init.k_center import KCenterInit
+from core.distillation.init.greedy import GreedyInit
+from core.distillation.init.herding import herd
+from core.distillation.init.k_center import spread
 from core.distillation.init.k_means import KMeansInit
 from core.distillation.init.noise import NoiseInit
 from core.distillation.init.random import RandomInit
@@ -230,9 +231,9 @@ def build_init(spec: InitSpec, network: NetworkSpec, experts: Experts) -> Init:
         case NoiseInitSpec():
             return NoiseInit()
         case HerdingInitSpec():
-            return HerdingInit(experts.pool(_needed(pool_of_init(spec, network))))
+            return GreedyInit(experts.pool(_needed(pool_of_init(spec, network))), herd)
         case KCenterInitSpec():
-            return KCenterInit(experts.pool(_needed(pool_of_init(spec, network))))
+            return GreedyInit(experts.pool(_needed(pool_of_init(spec, network))), spread)
         case ForgettingInitSpec():
             return ForgettingInit(experts.pool(_needed(pool_of_init(spec, network))))
         case KMeansInitSpec():

@@ -27,7 +27,7 @@ def decoded_per_class(parameterization: ParameterizationSpec, ipc: int) -> int:
     return ipc
 
 
-def spread_needs_two_images(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:  # noqa: ARG001
+def spread_needs_two_images(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
     """One image equals its own mean: a covariance or a spread has no gradient."""
     method = spec.method
     if not method.max_iterations or decoded_per_class(method.parameterization, spec.ipc) > 1:
@@ -49,7 +49,7 @@ def spread_needs_two_images(spec: DistillationSpec, info: DatasetInfo) -> FieldP
     )
 
 
-def accuracy_is_known(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:  # noqa: ARG001
+def accuracy_is_known(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
     """IDM's cross-entropy is weighted by the accuracy of the matching network."""
     models = spec.method.models
     if isinstance(models, PretrainedPoolSpec) or (isinstance(models, GrowingQueueSpec) and models.num_trained):
@@ -69,7 +69,7 @@ def accuracy_is_known(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem
     return None
 
 
-def pool_is_trained(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:  # noqa: ARG001
+def pool_is_trained(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
     """A network that was never trained has no accuracy, and forgets nothing."""
     method = spec.method
     untrained = isinstance(method.models, PretrainedPoolSpec) and not method.models.training.num_epochs
@@ -92,7 +92,7 @@ def pool_is_trained(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem |
     return None
 
 
-def layers_exist(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:  # noqa: ARG001
+def layers_exist(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
     """CAFE needs blocks; a local covariance needs a feature map."""
     method = spec.method
     if isinstance(method.objective, LayerwiseFeatureSpec) and not isinstance(method.network, ConvNetSpec):

@@ -103,7 +103,7 @@ def further_networks_fit(spec: DistillationSpec, info: DatasetInfo) -> FieldProb
     return next((problem for network, at in _further(spec) if (problem := fits(network, info, at)) is not None), None)
 
 
-def cross_networks_differ(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:  # noqa: ARG001
+def cross_networks_differ(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
     """An architecture is evaluated once."""
     seen = {spec.evaluation.network}
     for i, network in enumerate(spec.evaluation.cross_networks):

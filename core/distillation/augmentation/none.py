@@ -9,11 +9,11 @@ from torch import Tensor
 class Identity:
     """Both the augmentation and its draw."""
 
-    def draw(self, groups: int, generator: torch.Generator, *, shared_operation: bool = False) -> Identity:  # noqa: ARG002
+    def draw(self, groups: int, generator: torch.Generator, *, shared_operation: bool = False) -> Identity:
         """Nothing is drawn."""
         return self
 
-    def narrow(self, start: int, stop: int) -> Identity:  # noqa: ARG002
+    def narrow(self, start: int, stop: int) -> Identity:
         """The same for every group."""
         return self
 

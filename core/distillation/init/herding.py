@@ -3,6 +3,7 @@
 Welling, "Herding dynamical weights to learn", ICML 2009, as greedy selection for classes (Rebuffi et al., arXiv:1611.07725).
 With features f, class mean m and the sum s of the k images chosen so far, the next image minimises |f - ((k + 1) m - s)|.
 Deviations of others that were not followed: DeepCore maximises this distance; IDC takes the images nearest to the mean.
+`greedy.GreedyInit` applies the rule to a real set.
 Shapes: N images of a class, D features, n chosen.
 """
 
@@ -13,25 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from core.data.real_set import RealSet
-from core.distillation.embedding import Embedding, distances, gather_by_class
-from core.experts import Pool
-
-
-class HerdingInit:
-    """In the order of choice, so that fewer images are the beginning of more."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-
-    def choose(self, data: RealSet, per_class: int, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """(K, n, C, H, W) real images in network space; nothing is drawn.
-
-        Raises:
-            ValueError: a class has fewer images.
-        """
-        embedding = Embedding.of_pool(self._pool, data)
-        return gather_by_class(data, per_class, lambda positions: herd(embedding.features(positions), per_class))
+from core.distillation.embedding import distances
 
 
 def herd(features: Tensor, count: int) -> Tensor:

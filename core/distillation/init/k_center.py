@@ -2,6 +2,7 @@
 
 Sener & Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018, arXiv:1708.00489, here
 class by class. The first image is the one nearest to its class mean, as the authors of DC have it; DeepCore draws the first.
+`greedy.GreedyInit` applies the rule to a real set.
 Shapes: N images of a class, D features, n chosen.
 """
 
@@ -10,25 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.data.real_set import RealSet
-from core.distillation.embedding import Embedding, distances, gather_by_class
-from core.experts import Pool
-
-
-class KCenterInit:
-    """In the order of choice, so that fewer images are the beginning of more."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-
-    def choose(self, data: RealSet, per_class: int, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """(K, n, C, H, W) real images in network space; nothing is drawn.
-
-        Raises:
-            ValueError: a class has fewer images.
-        """
-        embedding = Embedding.of_pool(self._pool, data)
-        return gather_by_class(data, per_class, lambda positions: spread(embedding.features(positions), per_class))
+from core.distillation.embedding import distances
 
 
 def spread(features: Tensor, count: int) -> Tensor:

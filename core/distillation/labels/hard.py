@@ -10,6 +10,6 @@ from core.distillation.protocols import Stateless
 class HardLabels(Stateless):
     """Nothing is learned or stored."""
 
-    def targets(self, index: Tensor, classes: Tensor) -> Tensor:  # noqa: ARG002
+    def targets(self, index: Tensor, classes: Tensor) -> Tensor:
         """(U,) int64."""
         return classes

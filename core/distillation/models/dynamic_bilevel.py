@@ -37,7 +37,7 @@ class DynamicBilevel(Stateless):
         self._readings: list[float] = []
         self._train = self._step.start(rng(self._seed, "network", index, self._data.device))
 
-    def next(self, number: int) -> Weights:  # noqa: ARG002 - the network follows from what was read, not from the number
+    def next(self, number: int) -> Weights:
         """The current network."""
         return Weights(self._net, self._train.params, self._train.buffers, index=self._index, age=self._age)
 

@@ -56,7 +56,7 @@ class StoredPixels:
                 return torch.randperm(total, generator=generator)[: draw.count or total]
 
     @torch.no_grad()
-    def project(self, step: Step) -> None:  # noqa: ARG002
+    def project(self, step: Step) -> None:
         """Back into the space, after an update."""
         self._space.project(self._pixels)
 

@@ -59,7 +59,7 @@ def dm(info: DatasetInfo, ipc: int) -> Resolved:
     return Resolved(method, dm_protocol(info, network))
 
 
-def cafe(info: DatasetInfo, ipc: int) -> Resolved:  # noqa: ARG001 - one setting for every ipc
+def cafe(info: DatasetInfo, ipc: int) -> Resolved:
     """CAFE: Wang et al., CVPR 2022, arXiv:2203.01531, from the published code (CIFAR-10; the same values for every set).
 
     2000 networks, 256 real images per class, SGD(lr 0.1, momentum 0.5) halved after 60, 80 and 90 % of the networks, from noise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from core.data.real_set import RealSet
 from core.distillation import embedding
 from core.distillation.embedding import Embedding, members
 from core.distillation.init.forgetting import ForgettingInit
-from core.distillation.init.herding import HerdingInit, herd
-from core.distillation.init.k_center import KCenterInit, spread
+from core.distillation.init.greedy import GreedyInit
+from core.distillation.init.herding import herd
+from core.distillation.init.k_center import spread
 from core.distillation.init.k_means import KMeansInit
 from core.distillation.randomness import rng
 from core.experts import Pool
@@ -60,7 +62,7 @@ def rows_of(images: Tensor, data: RealSet) -> list[list[int]]:
     return found
 
 
-INITS: list[Any] = [HerdingInit, KCenterInit, ForgettingInit, KMeansInit]
+INITS: list[Any] = [partial(GreedyInit, rule=herd), partial(GreedyInit, rule=spread), ForgettingInit, KMeansInit]
 
 
 @pytest.mark.parametrize("kind", INITS)
@@ -83,7 +85,7 @@ class TestEveryCoreset:
 
 class TestHerding:
     def test_equals_the_loop(self, data: RealSet, pool: Pool) -> None:
-        found = rows_of(HerdingInit(pool).choose(data, 6, rng(0, "init")), data)
+        found = rows_of(GreedyInit(pool, herd).choose(data, 6, rng(0, "init")), data)
         for rows, features in zip(found, features_of(pool, data), strict=True):
             chosen: list[int] = []
             for k in range(6):
@@ -119,7 +121,7 @@ class TestHerding:
 
 class TestKCenter:
     def test_equals_the_loop(self, data: RealSet, pool: Pool) -> None:
-        found = rows_of(KCenterInit(pool).choose(data, 6, rng(0, "init")), data)
+        found = rows_of(GreedyInit(pool, spread).choose(data, 6, rng(0, "init")), data)
         for rows, features in zip(found, features_of(pool, data), strict=True):
             chosen = [int((features - features.mean(0)).norm(dim=1).argmin())]
             while len(chosen) < 6:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +83,14 @@ class TestResume:
 
     def test_keeps_the_newest_files_only(self, digits: RealSet, small_spec: Any, tmp_path: Path) -> None:
         spec = small_spec(method={"num_iterations": 6})
-        save: Callable[[Engine], None] = lambda engine: void(checkpoint_of(spec, engine, tmp_path))  # noqa: E731
+
+        def save(engine: Engine) -> None:
+            checkpoint_of(spec, engine, tmp_path)
+
         distil(spec, digits, TrainedHere(digits), save=save, save_seconds=0)
         names = sorted(path.name for path in tmp_path.iterdir())
         assert names == [f"step-0000000{n}-0000.safetensors" for n in (4, 5, 6)]
 
-
-def void(_value: object) -> None:
-    return
 
 
 class TestDivergence:
