@@ -20,7 +20,7 @@ demo: $(STAMP) ## run one job from start to finish; DATASET=fashion-mnist IPC=10
 	$(BIN)/distill demo --dataset '$(DATASET)' --ipc '$(IPC)'
 
 test: $(STAMP) ## run the unit, integration and end-to-end tests and one statistical claim
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: $(STAMP) ## lint, types, and whether the migrations match the models
 	$(BIN)/ruff check

@@ -1,7 +1,8 @@
 """One step of training: cross-entropy, SGD with momentum and coupled weight decay, as one function of flat weights.
 
-v <- momentum v + (g + weight_decay w);  w <- w - rate v, without dampening and without Nesterov's correction. Gradient and
-update are compiled as a whole when it pays. Nothing is changed in place: a state may be kept, shared and used again.
+v <- momentum v + (g + weight_decay w);  w <- w - rate v, without dampening and without Nesterov's correction. The gradient is
+compiled when it pays; on a CPU it is then added up over chunks that fit the cache, unless the network mixes images. Nothing
+is changed in place: a state may be kept, shared and used again.
 Shapes: B images of a step, C channels, H W pixels, K classes, P parameters.
 """
 
@@ -44,7 +45,9 @@ class NetworkStep:
         self._momentum = momentum
         self._weight_decay = weight_decay
         self._compiled = compiled
-        self._step = compilation.compiled(self._plain) if compiled else self._plain
+        self._gradient = compilation.compiled(self._plain) if compiled else self._plain
+        cut = compiled and device.type == "cpu" and not net.mixes_images
+        self._chunk = compilation.CHUNK_IMAGES if cut else None
 
     def start(self, generator: torch.Generator) -> TrainState:
         """A network as it is drawn; the generator is on the device."""
@@ -75,17 +78,32 @@ class NetworkStep:
         """The same step; also (B,) bool, which images were labelled rightly."""
         if not isinstance(rate, Tensor):
             rate = torch.full((), rate, device=self.device)
-        result = self._step(state.params, state.velocity, state.buffers, images, targets, rate)
+        count = len(images)
+        parts, size = compilation.chunk_sizes(count, self._chunk or count)
+        surplus = parts * size - count  # a compiled pass knows one shape
+        shares = F.pad(torch.full((count,), 1.0 / count, device=self.device), (0, surplus))
+        if surplus:
+            images = torch.cat([images, images.new_zeros(surplus, *images.shape[1:])])
+            targets = torch.cat([targets, targets[:1].expand(surplus, *targets.shape[1:])])
+        pieces = zip(images.split(size), targets.split(size), shares.split(size), strict=True)
+        gradients, buffers, losses, rights = zip(
+            *(self._gradient(state.params, state.buffers, *piece) for piece in pieces), strict=True
+        )
         self.warm = True
-        params, velocity, buffers, sums, right = result
-        return TrainState(params, velocity, buffers), sums, right
+        right = torch.cat(rights)[:count]
+        velocity = state.velocity * self._momentum + sum(gradients) + state.params * self._weight_decay
+        sums = torch.stack([sum(losses) * count, right.sum().to(torch.float32)])
+        return TrainState(state.params - rate * velocity, velocity, buffers[0]), sums, right
 
     def _plain(
-        self, params: Tensor, velocity: Tensor, buffers: Tensors, images: Tensor, targets: Tensor, rate: Tensor
-    ) -> tuple[Tensor, Tensor, Tensors, Tensor, Tensor]:
+        self, params: Tensor, buffers: Tensors, images: Tensor, targets: Tensor, shares: Tensor
+    ) -> tuple[Tensor, Tensors, Tensor, Tensor]:
+        """Gradient (P,), running statistics, loss and answers of images whose losses count by their shares (B,)."""
+
         def loss_of(weights: Tensor) -> tuple[Tensor, tuple[Tensor, Tensors]]:
-            out, moved = self.net.train_pass(weights, buffers, images, ("logits",))
-            return F.cross_entropy(out["logits"], targets), (out["logits"], moved)
+            out, moved = self.net.train_pass(weights, buffers, images, ("logits",), channels_last=self._compiled)
+            losses = F.cross_entropy(out["logits"], targets, reduction="none")
+            return losses @ shares, (out["logits"], moved)
 
         if self._compiled:
             gradient, (loss, (logits, moved)) = torch.func.grad_and_value(loss_of, has_aux=True)(params)
@@ -94,7 +112,5 @@ class NetworkStep:
             loss, (logits, moved) = loss_of(weights)
             (gradient,) = torch.autograd.grad(loss, weights)
             loss, logits = loss.detach(), logits.detach()
-        velocity = velocity * self._momentum + gradient + params * self._weight_decay
         right = logits.argmax(1) == (targets.argmax(1) if targets.is_floating_point() else targets)
-        sums = torch.stack([loss * len(targets), right.sum().to(loss.dtype)])
-        return params - rate * velocity, velocity, moved, sums, right
+        return gradient, moved, loss, right

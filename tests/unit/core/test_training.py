@@ -107,6 +107,30 @@ class TestNetworkStep:
         assert all(torch.equal(value, mixing.init_buffers()[name]) for name, value in start.buffers.items())
         assert torch.equal(start.params, mixing.init(rng(0, "w")))
 
+    @pytest.mark.parametrize("soft", [False, True])
+    def test_chunks_add_up_to_the_whole_batch(
+        self, net: Network, digits: RealSet, soft: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        images, labels = some_images(digits, 20)
+        targets = F.one_hot(labels, 10).float() if soft else labels
+        whole = self.step_of(net)
+        state = whole.start(rng(0, "w"))
+        expected = whole.answered(state, images, targets, 0.1)
+        sizes: list[int] = []
+        monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+        monkeypatch.setattr(compilation, "CHUNK_IMAGES", 8)
+        cut = self.step_of(net, compiled=True)
+        gradient = cut._gradient
+
+        def watched(params: Any, buffers: Any, chunk: torch.Tensor, *rest: Any) -> Any:
+            sizes.append(len(chunk))
+            return gradient(params, buffers, chunk, *rest)
+
+        monkeypatch.setattr(cut, "_gradient", watched)
+        found = cut.answered(state, images, targets, 0.1)
+        assert sizes == [7, 7, 7]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
     def test_soft_targets_mix_two_losses(self, net: Network, digits: RealSet) -> None:
         images, labels = some_images(digits, 12)
         other, share = labels.flip(0), 0.7

@@ -156,7 +156,7 @@ class TestDynamicBilevel:
 
         class Step:
             def fresh(self, draw: Any, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-                return torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64)
+                return torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64)
 
             def rng(self, name: str) -> torch.Generator:
                 return torch.Generator()
