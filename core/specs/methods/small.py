@@ -1,6 +1,7 @@
 """Scale `small`: every recipe in at most three minutes of distillation on two CPU cores (Fashion-MNIST, width 32).
 
-A cap lowers a number and never raises one. `*` in a path stands for every item of a list.
+A cap lowers a number and never raises one. `*` in a path stands for every item of a list. The rate has one, too: within 300
+iterations M3D's 20 (ipc 10) left Fashion-MNIST at 76.0 %, 5 brought it to 81.4 % (one set, one network each).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from core.specs.methods.common import Resolved
 _METHOD: dict[str, float] = {
     "num_iterations": 300,
     "num_networks": 30,
+    "optimizer.lr_img": 5.0,
     "network.width": 32,
     "selection.real_batch_per_class": 64,
     "models.num_networks": 3,
