@@ -17,6 +17,7 @@ from core.experts import FromFiles
 from core.machine import device_name, peak_memory_bytes, versions
 from core.progress import Record, Stopped
 from core.report.outcome import Outcome, Score
+from core.specs.compatibility import decoded_per_class
 from core.specs.job import DistillationSpec
 from core.specs.report import EXPERTS_DIR, ResultLine
 
@@ -46,7 +47,10 @@ class Distillation:
             self.record.warn(hooks, "dataset_unverified", warning)
         hooks.phase("distilling", spec.method.num_networks or spec.method.max_iterations)
         experts = FromFiles(attempt.folder / EXPERTS_DIR, spec, data)
-        watch = HeldOut(spec.evaluation, data, ipc=spec.ipc, num_iterations=spec.method.max_iterations, seed=spec.seed)
+        num_images = decoded_per_class(spec.method.parameterization, spec.ipc) * data.num_classes
+        watch = HeldOut(
+            spec.evaluation, data, num_images=num_images, num_iterations=spec.method.max_iterations, seed=spec.seed
+        )
         save_seconds = attempt.file.checkpoint_seconds
         distilled = distil(
             spec, data, experts, hooks=hooks, resume=checkpoint, record=self.record, save=self._save,

@@ -176,6 +176,11 @@ class Engine:
         """Features that the losses look at."""
         return self._plan.taps
 
+    @property
+    def activations_per_image(self) -> int:
+        """Numbers that all networks of a step put out for one synthetic image."""
+        return self.parts.net.activations_per_image + self._plan.own_activations
+
     def smallest_chunk(self) -> int:
         """Synthetic images that must be computed together: those of one class, or all where losses or norms couple classes."""
         if not self._plan.separable or self.parts.net.mixes_images:

@@ -43,6 +43,9 @@ class Plan:
     separable: bool = True
     """Whether the value is a sum over classes, so that classes may be computed in chunks."""
 
+    own_activations: int = 0
+    """Numbers that networks of the loss's own put out for each synthetic image; a step has to hold their graph, too."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -244,6 +247,7 @@ def merge(plans: Sequence[Plan]) -> Plan:
         real=max(real, key=lambda draw: draw.count, default=None),
         taps=tuple(sorted({tap for plan in plans for tap in plan.taps})),
         separable=all(plan.separable for plan in plans),
+        own_activations=sum(plan.own_activations for plan in plans),
     )
 
 

@@ -17,13 +17,13 @@ HELD_OUT_SERIES = "held_out/accuracy"
 class HeldOut:
     """Every so many iterations: one network on the set as it is, tested on held-out training images."""
 
-    def __init__(self, spec: EvaluationSpec, data: RealSet, *, ipc: int, num_iterations: int, seed: int) -> None:
-        """Decide by the budget and the length of the run whether training is compiled."""
+    def __init__(self, spec: EvaluationSpec, data: RealSet, *, num_images: int, num_iterations: int, seed: int) -> None:
+        """Decide by the number of decoded images and the length of the run whether training is compiled."""
         self._every = spec.held_out_every_iterations
         self._data = data
         self._seed = seed
         num_runs = 1 + num_iterations // self._every if self._every else 0
-        self._trainer = trainer_of(spec, spec.network, data, ipc * data.num_classes, num_runs) if self._every else None
+        self._trainer = trainer_of(spec, spec.network, data, num_images, num_runs) if self._every else None
 
     def __call__(self, completed: int, decoded: Callable[[], tuple[Tensor, Tensor]], record: Record, hooks: Hooks) -> None:
         """Look at the set after `completed` iterations, once for each such number."""

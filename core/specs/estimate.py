@@ -185,7 +185,8 @@ def _peak_memory(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> i
     cost = cost_of(spec.method.network, info)
     syn = decoded_per_class(spec.method.parameterization, spec.ipc) * info.num_classes
     data = (sum(info.train_per_class) + sum(info.test_per_class)) * info.scalars_per_image
-    graph = 4 * GRAPH_COPIES * cost.activations * min(syn, worker.graph_images)
+    own = sum(cost_of(t.network, info).activations for t in spec.method.terms if isinstance(t, ClassCentralizationSpec))
+    graph = 4 * GRAPH_COPIES * (cost.activations + own) * min(syn, worker.graph_images)
     if isinstance(spec.method.objective, LayerwiseFeatureSpec) and spec.method.max_iterations:
         graph += 4 * cost.activations * _num_real(spec, info)  # the layers of the real images, which the loss looks at together
     networks = [spec.evaluation.network, *spec.evaluation.cross_networks]

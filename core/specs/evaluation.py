@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core.catalogue import DatasetInfo
 from core.specs.augmentation import (
@@ -66,7 +66,7 @@ class EvaluationSpec(Spec):
     """Chance that CutMix mixes a batch."""
 
     random_draws: int = Field(default=3, ge=0, le=100)
-    """Independent draws of random real images at the same budget, one network each; 0 leaves the baseline out."""
+    """Independent draws of random real images at the same budget, one network each; 0 leaves the comparison out."""
 
     baselines: tuple[Baseline, ...] = Field(default=(), max_length=4)
     """Further sets of real images at the same budget, `random_draws` networks each: coresets in the feature space of one
@@ -81,10 +81,15 @@ class EvaluationSpec(Spec):
     held_out_every_iterations: int = Field(default=0, ge=0, le=1_000_000)
     """Train one network on the synthetic set each so many iterations and test it on held-out training images; 0: never."""
 
+    @model_validator(mode="after")
+    def _baselines_are_trained_on(self) -> EvaluationSpec:
+        if self.baselines and not self.random_draws:
+            raise ValueError("baselines are trained on random_draws times each, which is 0; raise it or leave them out")
+        return self
+
     def baseline_inits(self) -> dict[Baseline, InitSpec]:
-        """How the coresets among the baselines are chosen, by name; none where no network is trained on them."""
-        names = self.baselines if self.random_draws else ()
-        return {name: _INITS[name](training=self.baseline_training) for name in names if name in _INITS}
+        """How the coresets among the baselines are chosen, by name."""
+        return {name: _INITS[name](training=self.baseline_training) for name in self.baselines if name in _INITS}
 
 
 def dm_protocol(info: DatasetInfo, network: NetworkSpec) -> EvaluationSpec:

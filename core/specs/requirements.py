@@ -15,7 +15,7 @@ from core.specs.terms import ClassCentralizationSpec, TermSpec
 
 _DEFAULT_TIMEOUT: int = ExpertsSpec.model_fields["timeout_seconds"].default
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Grows whenever the training of networks on real data changes its numbers, so that old pools are not taken for new ones."""
 
 

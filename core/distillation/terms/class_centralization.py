@@ -36,7 +36,7 @@ class ClassCentralization(Stateless):
 
     def plan(self) -> Plan:
         """All synthetic images; the matching network is not asked."""
-        return Plan()
+        return Plan(own_activations=self._pool.net.activations_per_image)
 
     def value(self, step: Step) -> Tensor:
         """(K,) float32, >= 0, in squared feature units of the pool's networks."""

@@ -110,9 +110,10 @@ class TestRequiredPools:
         assert [pool.network.kind for pool in pools] == ["convnet"] * 4
         assert [pool.count_forgetting for pool in pools] == [False, False, False, True]
 
-    def test_baselines_that_are_not_evaluated_need_none(self, small_spec: Any) -> None:
-        evaluation = {"baselines": ["herding"], "random_draws": 0}
-        assert required_pools(small_spec(evaluation=evaluation)) == ()
+    def test_baselines_that_nothing_would_be_trained_on_are_refused(self, small_spec: Any) -> None:
+        with pytest.raises(SpecError, match="baselines are trained on random_draws times each") as caught:
+            small_spec(evaluation={"baselines": ["herding"], "random_draws": 0})
+        assert [problem.pointer for problem in caught.value.problems] == ["/evaluation"]
 
     @pytest.mark.parametrize(("asked", "given"), [(60, 86_400), (500_000, 500_000)])
     def test_training_may_take_as_long_as_the_job_and_at_least_a_day(self, small_spec: Any, asked: int, given: int) -> None:

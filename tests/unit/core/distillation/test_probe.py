@@ -15,6 +15,7 @@ from core.distillation.engine import Engine
 from core.errors import DeviceMemoryError, HostMemoryError
 from core.experts import TrainedHere
 from core.progress import Hooks, Record
+from core.specs.estimate import GRAPH_COPIES
 
 pytestmark = pytest.mark.unit
 
@@ -53,9 +54,17 @@ def test_a_step_that_does_not_fit_is_cut_with_equal_gradient(digits: RealSet, sm
 def test_features_of_real_images_count(digits: RealSet, small_spec: Any) -> None:
     plain, layers = engine_of(digits, small_spec), engine_of(digits, small_spec, objective={"kind": "layerwise_feature"})
     net = plain.parts.net  # one block of width 8 on 8 x 8 pixels
-    graph, real_per_image = 4 * probe.GRAPH_COPIES * net.activations_per_image, 6 / 2
+    graph, real_per_image = 4 * GRAPH_COPIES * net.activations_per_image, 6 / 2
     assert probe.bytes_per_image(plain) == graph + 4 * real_per_image * 8 * 16
     assert probe.bytes_per_image(layers) == graph + 4 * real_per_image * 8 * (16 + 64)
+
+
+def test_networks_of_a_term_count(digits: RealSet, small_spec: Any) -> None:
+    network = {"kind": "convnet", "width": 16, "depth": 1}
+    term = {"kind": "class_centralization", "network": network, "num_networks": 1, "training": {"num_epochs": 0}}
+    plain, with_term = engine_of(digits, small_spec), engine_of(digits, small_spec, terms=[term])
+    own = 2 * (plain.parts.net.activations_per_image - 10) + 10  # twice the width, as many classes
+    assert probe.bytes_per_image(with_term) - probe.bytes_per_image(plain) == 4 * GRAPH_COPIES * own
 
 
 def test_a_class_that_does_not_fit_is_refused(digits: RealSet, small_spec: Any) -> None:

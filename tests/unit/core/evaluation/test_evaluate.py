@@ -245,7 +245,7 @@ class TestHeldOut:
             digits_dir, dataset_info("digits"), device=torch.device("cpu"), seed=spec.seed, held_out_fraction=0.2
         )
         record = Record()
-        held_out = HeldOut(spec.evaluation, data, ipc=2, num_iterations=4, seed=0)
+        held_out = HeldOut(spec.evaluation, data, num_images=20, num_iterations=4, seed=0)
         result = distil(
             spec, data, TrainedHere(data), record=record, watch=lambda engine, n: held_out(n, engine.decoded, record, Hooks())
         )
@@ -256,5 +256,5 @@ class TestHeldOut:
     def test_never_by_default(self, digits: RealSet, small_spec: Any) -> None:
         record = Record()
         spec = small_spec().evaluation
-        HeldOut(spec, digits, ipc=2, num_iterations=4, seed=0)(4, lambda: pytest.fail("decoded"), record, Hooks())
+        HeldOut(spec, digits, num_images=20, num_iterations=4, seed=0)(4, lambda: pytest.fail("decoded"), record, Hooks())
         assert record.series == {}
