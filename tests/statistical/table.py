@@ -136,7 +136,7 @@ def main() -> None:
     path = RESULTS / f"table_ipc{args.ipc}.json"
     document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {
         "dataset": "fashion-mnist", "ipc": args.ipc, "seeds": SEEDS, "networks_per_set": NUM_NETWORKS,
-        "evaluation": f"dm protocol, {NUM_EPOCHS} epochs, ConvNet-3 width 32", "rows": {},
+        "num_epochs": NUM_EPOCHS, "rows": {},
     }
     document |= {"hardware": f"{os.cpu_count()} cores, {platform.machine()}", "torch": torch.__version__}
     threads = max(1, (os.cpu_count() or 1) // args.jobs)

@@ -1,0 +1,84 @@
+"""`docs/results.md`: the table of all recipes as a page, written from the results files alone.
+
+    python -m tests.statistical.document
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from core.specs.published import CONVNET, published
+from tests.statistical.table import MARGINS, RESULTS, ROWS
+
+PAGE = Path(__file__).parents[2] / "docs" / "results.md"
+BUDGETS = (1, 10)
+
+_HEAD = """\
+# Every recipe under one evaluation
+
+Written by `python -m tests.statistical.document` from `tests/statistical/results/table_ipc*.json`, which
+`python -m tests.statistical.table` measures.
+
+Fashion-MNIST, ConvNet-3 of width 32, every recipe at `scale: small`, the `dm` protocol with {epochs} epochs for all rows:
+networks trained from scratch on the decoded set, tested once on the 10,000 test images. Accuracy is the mean over {sets}
+independent sets x {networks} networks each; the deviation is over sets. Seconds per iteration are those of one core beside
+another row on the second; memory is the process's peak before its first evaluation. `published` is what the papers print
+for their own, much larger scale and their own protocols: it is quoted for orientation.
+"""
+
+
+def page(documents: Mapping[int, Mapping[str, Any]]) -> str:
+    """The whole page from the results files, by ipc."""
+    any_document = next(iter(documents.values()))
+    head = _HEAD.format(
+        epochs=any_document["num_epochs"], sets=len(any_document["seeds"]), networks=any_document["networks_per_set"]
+    )
+    parts = [head, f"Measured on {any_document['hardware']}, torch {any_document['torch']}, no GPU.\n"]
+    for ipc, document in documents.items():
+        parts += [f"## {ipc} image{'s' if ipc > 1 else ''} per class\n", "\n".join(_table(document["rows"], ipc)) + "\n"]
+    if 10 in documents:
+        parts += ["## Claims\n", "\n".join(_claims(documents[10]["rows"])) + "\n"]
+    return "\n".join(parts)
+
+
+def _table(rows: Mapping[str, Any], ipc: int) -> Iterator[str]:
+    yield "| row | accuracy, % | images decoded | iterations | s per iteration | peak memory, MiB | published, % |"
+    yield "|---|---|---|---|---|---|---|"
+    for name in (name for name in ROWS if name in rows):
+        row = rows[name]
+        seconds = "—" if row["seconds_per_iteration"] is None else f"{row['seconds_per_iteration']:.3f}"
+        yield (
+            f"| {name} | {100 * row['mean']:.1f} ± {100 * row['std_over_sets']:.1f} | {row['decoded_images']} | "
+            f"{row['iterations'] or '—'} | {seconds} | {row['peak_memory_mib']} | {_published(name, ipc)} |"
+        )
+
+
+def _published(name: str, ipc: int) -> str:
+    """The paper's own row; an ablation's variants were printed for CIFAR-10 only."""
+    for found in published():
+        if (found.recipe, found.dataset, found.ipc, found.network, found.variant) == (name, "fashion-mnist", ipc, CONVNET, ""):
+            return f"{100 * found.mean:.1f} ± {100 * found.std:.1f}"
+    return "—"
+
+
+def _claims(rows: Mapping[str, Any]) -> Iterator[str]:
+    yield "Margins, seeds and numbers of sets were fixed before the rows were measured; `make stats` tests them anew.\n"
+    yield "| claim | margin, points | measured, points | holds |"
+    yield "|---|---|---|---|"
+    for (better, worse), margin in MARGINS.items():
+        if better in rows and worse in rows:
+            gain = rows[better]["mean"] - rows[worse]["mean"]
+            yield f"| {better} over {worse} | {100 * margin:.1f} | {100 * gain:.1f} | {'yes' if gain > margin else 'no'} |"
+
+
+def results() -> dict[int, dict[str, Any]]:
+    """The results files that exist, by ipc."""
+    paths = {ipc: RESULTS / f"table_ipc{ipc}.json" for ipc in BUDGETS}
+    return {ipc: json.loads(path.read_text()) for ipc, path in paths.items() if path.exists()}
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(results()))
