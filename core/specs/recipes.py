@@ -62,6 +62,11 @@ def recipe_by_name(name: str) -> Recipe:
         raise UnknownMethodError.at("/recipe", f"unknown recipe {name!r}; known: {', '.join(RECIPES)}") from None
 
 
-def capped_for(scale: Scale, resolved: Resolved) -> Resolved:
-    """Apply the caps of `small`; `paper` returns the recipe as it is."""
-    return small.capped(resolved) if scale == "small" else resolved
+def resolved_recipe(name: str, scale: Scale, info: DatasetInfo, ipc: int) -> Resolved:
+    """A recipe for a data set at a budget, as published or at small scale.
+
+    Raises:
+        UnknownMethodError: no recipe has this name.
+    """
+    found = recipe_by_name(name).build(info, ipc)
+    return small.at_small_scale(name, found) if scale == "small" else found

@@ -20,7 +20,7 @@ from core.specs.method import MethodSpec
 from core.specs.models import ModelsSpec
 from core.specs.network import NetworkSpec
 from core.specs.objective import ObjectiveSpec
-from core.specs.recipes import capped_for, recipe_by_name
+from core.specs.recipes import resolved_recipe
 from core.specs.selection import SelectionSpec
 from core.specs.synthetic import LabelsSpec, OptimizerSpec, ParameterizationSpec
 from core.specs.terms import TermSpecs
@@ -38,7 +38,7 @@ def resolve(request: JobRequest) -> DistillationSpec:
     """
     info = dataset_info(request.dataset.name)
     if request.recipe:
-        method, evaluation, capped = capped_for(request.scale, recipe_by_name(request.recipe).build(info, request.ipc))
+        method, evaluation, capped = resolved_recipe(request.recipe, request.scale, info, request.ipc)
         method_tree = merge(_without_other_length(method.model_dump(mode="json"), request.method), request.method)
         base = evaluation
     else:
@@ -71,12 +71,19 @@ def _still_capped(notes: tuple[str, ...], trees: dict[str, Any]) -> tuple[str, .
 
     def stands(note: str) -> bool:
         path, _, change = note.partition(": ")
-        value: Any = trees
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        return str(value) == change.rpartition(" -> ")[2]
+        return str(_at(trees, path.split("."))) == change.rpartition(" -> ")[2]
 
     return tuple(note for note in notes if stands(note))
+
+
+def _at(tree: Any, path: list[str]) -> Any:
+    """The value at a path through objects and lists, or None."""
+    for key in path:
+        if isinstance(tree, list):
+            tree = tree[int(key)] if key.isdigit() and int(key) < len(tree) else None
+        else:
+            tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
 
 
 def _protocol_base(

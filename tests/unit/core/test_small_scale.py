@@ -1,0 +1,46 @@
+"""Scale `small`: what it changes, and that it says so."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from core.specs.job import DistillationSpec, JobRequest
+from core.specs.resolve import resolve
+
+pytestmark = pytest.mark.unit
+
+
+def job(recipe: str, scale: str = "small", ipc: int = 10, **method: Any) -> DistillationSpec:
+    body = {"dataset": {"name": "fashion-mnist"}, "ipc": ipc, "recipe": recipe, "scale": scale, "method": method}
+    return resolve(JobRequest.model_validate_json(json.dumps(body)))
+
+
+def test_caps_lower_and_are_noted() -> None:
+    small = job("m3d")
+    assert small.method.optimizer.lr_img == 5.0
+    assert "method.optimizer.lr_img: 20.0 -> 5.0" in small.capped
+    assert job("m3d", "paper").capped == ()
+    assert job("m3d", "paper").method.optimizer.lr_img == 20.0
+
+
+def test_caps_never_raise() -> None:
+    assert job("dm").method.optimizer.lr_img == job("dm", "paper").method.optimizer.lr_img == 1.0
+    assert job("m3d", ipc=1).method.optimizer.lr_img == 2.0
+
+
+@pytest.mark.parametrize("recipe", ["idm", "iid_idm"])
+def test_what_is_set_anew_is_noted(recipe: str) -> None:
+    small = job(recipe)
+    assert small.method.optimizer.lr_img == 5.0
+    assert {"method.optimizer.lr_img: 0.4 -> 5.0", "method.terms.0.weight: 50.0 -> 1.0"} <= set(small.capped)
+    assert [term.weight for term in small.method.terms[1:]] == [term.weight for term in job(recipe, "paper").method.terms[1:]]
+
+
+def test_caps_of_terms_are_noted_until_the_request_replaces_them() -> None:
+    note = "method.terms.0.start_iteration: 2001 -> 60"
+    assert note in job("dsdm").capped
+    assert note not in job("dsdm", terms=[{"kind": "historical_prototypes", "start_iteration": 5}]).capped
+    assert note not in job("dsdm", terms=[]).capped
