@@ -43,6 +43,9 @@ class Plan:
     separable: bool = True
     """Whether the value is a sum over classes, so that classes may be computed in chunks."""
 
+    second_order: bool = False
+    """Whether the synthetic side differentiates a gradient of the network, whose graph is larger than that of features."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -244,6 +247,7 @@ def merge(plans: Sequence[Plan]) -> Plan:
         real=max(real, key=lambda draw: draw.count, default=None),
         taps=tuple(sorted({tap for plan in plans for tap in plan.taps})),
         separable=all(plan.separable for plan in plans),
+        second_order=any(plan.second_order for plan in plans),
     )
 
 
