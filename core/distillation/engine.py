@@ -176,6 +176,11 @@ class Engine:
         """Features that the losses look at."""
         return self._plan.taps
 
+    @property
+    def second_order(self) -> bool:
+        """Whether a loss differentiates a gradient of the network."""
+        return self._plan.second_order
+
     def smallest_chunk(self) -> int:
         """Synthetic images that must be computed together: those of one class, or all where losses or norms couple classes."""
         if not self._plan.separable or self.parts.net.mixes_images:

@@ -134,7 +134,8 @@ def absolute(real: list[Tensor], syn: list[Tensor]) -> Tensor:
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     """(..., E) -> (...): 1 - cosine; the norm's derivative at 0 is 0."""
-    return 1.0 - (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + EPSILON)
+    norms: Tensor = a.norm(dim=-1) * b.norm(dim=-1)
+    return 1.0 - (a * b).sum(-1) / (norms + EPSILON)
 
 
 Distance = Callable[[list[Tensor], list[Tensor]], Tensor]

@@ -44,8 +44,8 @@ class TestEveryRow:
 def test_recipes_with_rows() -> None:
     found = {r.recipe for r in published()}
     assert found == {
-        "random", "herding", "k_center", "forgetting", "dm", "cafe", "cafe_dsa", "idm", "m3d", "dsdm", "dc", "dsa", "dcc", "dsac",
-        "idc", "dream",
+        "random", "herding", "k_center", "forgetting", "dm", "cafe", "cafe_dsa", "idm", "m3d", "dsdm", "dc", "dsa", "dcc",
+        "dsac", "idc", "dream",
     }
 
 
