@@ -14,11 +14,15 @@ from torch.nn import functional as F
 from core.catalogue import dataset_info
 from core.data.real_set import RealSet
 from core.distillation import class_gradients
+from core.distillation.build import build
 from core.distillation.class_gradients import Labelled, constant_gradients, gradients
+from core.distillation.engine import Engine
 from core.distillation.objectives.gradient import EPSILON, Gradient, absolute, cosine, frozen_norms, row_cosine, squared
 from core.distillation.randomness import rng
+from core.experts import TrainedHere
 from core.networks.build import build_network
 from core.networks.network import Network
+from core.progress import Record
 from core.specs.network import ConvNetSpec, MLPSpec
 from core.specs.objective import GradientSpec
 from tests.unit.core.distillation.steps import IPC, NUM_CLASSES, real_images, small_net, step_for
@@ -306,3 +310,53 @@ class TestBatchNorm:
 
 def test_epsilon_is_that_of_the_published_code() -> None:
     assert EPSILON == 1e-6
+
+
+class TestRecipes:
+    """Whole methods of the family, on digits, with networks that are replaced on the way."""
+
+    @pytest.mark.parametrize("recipe", ["dc", "dsa", "dcc", "dsac", "idc", "dream", "dc_dream", "dsa_dream"])
+    def test_resume_equals_uninterrupted(self, digits: RealSet, small_spec: Any, recipe: str) -> None:
+        models = {"steps_per_network": 2} | ({"num_images": 64} if recipe in {"idc", "dream"} else {"num_epochs": 2})
+        method: dict[str, Any] = {"models": models}
+        if "dream" in recipe:
+            method["selection"] = {"refresh_every": 3}
+        if recipe in {"dcc", "dsac"}:
+            method["objective"] = {"summed_from_step": 1}
+        spec = small_spec(recipe=recipe, method=method)
+
+        def engine() -> Engine:
+            return Engine(build(spec, digits, TrainedHere(digits)), digits, seed=0, num_iterations=4, record=Record())
+
+        whole = engine()
+        for _ in range(4):
+            whole.iterate()
+        assert not torch.equal(whole.decoded()[0], whole.initial)
+        for cut in (1, 2, 3):
+            first, second = engine(), engine()
+            for _ in range(cut):
+                first.iterate()
+            second.load(cut, first.state())
+            while second.completed < 4:
+                second.iterate()
+            assert {k: v.tolist() for k, v in second.state().items()} == {k: v.tolist() for k, v in whole.state().items()}
+
+    def test_representative_images_and_their_shares_reach_the_gradient(self, digits: RealSet, small_spec: Any) -> None:
+        selection = {"kind": "representative", "real_batch_per_class": 4, "refresh_every": 2, "weighting": "cluster_size"}
+        spec = small_spec(recipe="dc", method={"selection": selection, "init": {"kind": "k_means"}})
+        engine = Engine(build(spec, digits, TrainedHere(digits)), digits, seed=0, num_iterations=4, record=Record())
+        chosen = []
+        for number in range(4):
+            step, _ = engine._prepare(number)
+            assert step.real_index is not None
+            assert step.share is not None
+            assert torch.equal(digits.labels[step.real_index], torch.arange(NUM_CLASSES)[:, None].expand(-1, 4))
+            (loss,) = engine.parts.losses
+            weighted = loss.value(step).detach()
+            step.real_share = None
+            assert not torch.allclose(weighted, loss.value(step).detach())
+            chosen.append(step.real_index.tolist())
+            engine.iterate()
+        assert chosen[0] == chosen[1]
+        assert chosen[2] == chosen[3]
+        assert chosen[1] != chosen[2]
