@@ -1,9 +1,9 @@
 """Gradients of a network's weights, one for each group of labelled images, and again differentiable.
 
 With hard labels and equal shares it is the gradient of the mean cross-entropy. Groups are batched by `vmap(grad)`, or computed
-one after another, to equal results: on two CPU cores (ConvNet-3, width 32, 10 groups) the batched form takes half the time
-with 1 image in a group, the same with 10, and three to four times as much with 64, because the gradient of the filters
-becomes a grouped convolution. On CUDA it is always batched: there the number of calls decides.
+one after another, to equal results: on a CPU core (ConvNet-3, width 32, 10 groups) the batched form took half the time with
+1 image in a group, the same with 10, and three to four times as much with 64 and 256, because the gradient of the filters
+becomes a grouped convolution. On CUDA calls cost more and groups must be larger to fill the device; nothing was measured there.
 Shapes: G groups, M images of a group, C channels, H W pixels, K classes, P weights.
 """
 
@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from core.compilation import CHUNK_IMAGES
 from core.networks.network import Network, Tensors
 
-BATCHED_BELOW = 16
-"""Images of a group from which on a CPU computes the groups one after another."""
+BATCHED_BELOW = {"cpu": 16, "cuda": 128}
+"""Images of a group from which on the groups are computed one after another."""
 
 BLOCK_ACTIVATIONS = 2**28
 """Activations whose graph a gradient that is only read keeps at once on CUDA: 1 GiB for each tensor of a layer's size."""
@@ -85,11 +85,12 @@ def constant_gradients(net: Network, params: Tensor, buffers: Tensors, groups: L
 
 def _batched(groups: Labelled) -> bool:
     count, size = groups.shares.shape
-    return count > 1 and (groups.images.is_cuda or size < BATCHED_BELOW)
+    return count > 1 and size < BATCHED_BELOW[groups.images.device.type]
 
 
 def _block(net: Network, groups: Labelled) -> int:
     """Images of each group in a block."""
     if not groups.images.is_cuda:
         return CHUNK_IMAGES
-    return max(1, BLOCK_ACTIVATIONS // net.activations_per_image // len(groups.images))
+    at_once = len(groups.images) if _batched(groups) else 1
+    return max(1, BLOCK_ACTIVATIONS // net.activations_per_image // at_once)

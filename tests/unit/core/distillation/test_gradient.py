@@ -136,7 +136,7 @@ class TestGradients:
     def test_equal_a_loop_and_so_do_their_image_gradients(
         self, digits: RealSet, groups: Labelled, from_images: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(class_gradients, "BATCHED_BELOW", from_images)
+        monkeypatch.setitem(class_gradients.BATCHED_BELOW, "cpu", from_images)
         net = small_net(digits)
         params = net.init(rng(0, "network")).double()
         expected = torch.stack([plain_gradient(net, params, *pair) for pair in zip(*groups[:2], strict=True)])
@@ -150,7 +150,7 @@ class TestGradients:
     def test_soft_targets_get_a_gradient(
         self, digits: RealSet, groups: Labelled, from_images: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(class_gradients, "BATCHED_BELOW", from_images)
+        monkeypatch.setitem(class_gradients.BATCHED_BELOW, "cpu", from_images)
         net = small_net(digits)
         params = net.init(rng(0, "network")).double()
         soft = F.one_hot(groups.targets, NUM_CLASSES).double().requires_grad_()
