@@ -78,6 +78,14 @@ class RealSet:
         canonical.require_digest(info, found)
         return cls(splits, info, device=device, seed=seed, held_out_fraction=held_out_fraction, digest=found)
 
+    def draw_per_class(self, count: int, generator: torch.Generator) -> Tensor:
+        """Positions of `count` different images of each class, (K, count) int64 on the CPU; fewer where a class has fewer."""
+        count = min(count, *self.counts)
+        return torch.stack([
+            torch.randperm(size, generator=generator)[:count] + offset
+            for size, offset in zip(self.counts, self.offsets, strict=True)
+        ])
+
     def gather(self, index: Tensor) -> Tensor:
         """Training images by position: int64 (...) -> (..., C, H, W) float32 in network space."""
         flat = self.images.index_select(0, index.reshape(-1).to(self.device, non_blocking=True))

@@ -22,7 +22,11 @@ from core.distillation.models.dynamic_bilevel import DynamicBilevel
 from core.distillation.models.fresh_random import FreshRandom
 from core.distillation.models.growing_queue import GrowingQueue
 from core.distillation.models.pretrained_pool import PretrainedPool
+from core.distillation.models.renewed import Renewed
+from core.distillation.models.trained_on_real import TrainingOnReal
+from core.distillation.models.trained_on_synthetic import TrainingOnSynthetic
 from core.distillation.objectives.gaussian import Gaussian
+from core.distillation.objectives.gradient import Gradient
 from core.distillation.objectives.layerwise_feature import LayerwiseFeature
 from core.distillation.objectives.mean_feature import MeanFeature
 from core.distillation.objectives.rkhs import RKHS
@@ -62,9 +66,23 @@ from core.specs.init import (
 )
 from core.specs.job import DistillationSpec
 from core.specs.method import MethodSpec
-from core.specs.models import DynamicBilevelSpec, FreshRandomSpec, GrowingQueueSpec, PretrainedPoolSpec
+from core.specs.models import (
+    DynamicBilevelSpec,
+    FreshRandomSpec,
+    GrowingQueueSpec,
+    PretrainedPoolSpec,
+    TrainedOnRealSpec,
+    TrainedOnSyntheticSpec,
+)
 from core.specs.network import NetworkSpec
-from core.specs.objective import GaussianSpec, LayerwiseFeatureSpec, MeanFeatureSpec, ObjectiveSpec, RKHSSpec
+from core.specs.objective import (
+    GaussianSpec,
+    GradientSpec,
+    LayerwiseFeatureSpec,
+    MeanFeatureSpec,
+    ObjectiveSpec,
+    RKHSSpec,
+)
 from core.specs.requirements import pool_of_init, pool_of_models, pool_of_term
 from core.specs.selection import RepresentativeSpec, SelectionSpec, UniformSpec
 from core.specs.synthetic import (
@@ -125,8 +143,9 @@ def build(spec: DistillationSpec, data: RealSet, experts: Experts) -> Compositio
     deterministic = spec.resources.deterministic and device.type == "cuda"
     augmentation = build_augmentation(method.augmentation, deterministic=deterministic)
     losses = (build_objective(method.objective, net), *(build_term(term, seed, experts) for term in method.terms))
-    models = build_models(method, net, data, augmentation, seed, experts)
     parameterization = build_parameterization(method.parameterization, spec.ipc, data)
+    num_virtual = parameterization.num_virtual_per_class * data.num_classes
+    models = build_models(method, net, data, augmentation, seed, experts, num_virtual)
     labels = build_labels(method.labels)
     learned = merge_parameters([parameterization, labels, models, *losses])
     return Composition(
@@ -153,6 +172,8 @@ def build_objective(spec: ObjectiveSpec, net: Network) -> Loss:
             return RKHS(spec)
         case GaussianSpec():
             return Gaussian(spec)
+        case GradientSpec():
+            return Gradient(spec, net)
         case _:
             assert_never(spec)
 
@@ -175,9 +196,10 @@ def build_term(spec: TermSpec, seed: int, experts: Experts) -> Loss:
 
 
 def build_models(
-    method: MethodSpec, net: Network, data: RealSet, augmentation: Augmentation, seed: int, experts: Experts
+    method: MethodSpec, net: Network, data: RealSet, augmentation: Augmentation, seed: int, experts: Experts,
+    num_virtual: int,
 ) -> Models:
-    """Slot `models`."""
+    """Slot `models`, for a synthetic set of `num_virtual` decoded images."""
     spec = method.models
     match spec:
         case FreshRandomSpec():
@@ -188,6 +210,16 @@ def build_models(
             return GrowingQueue(spec, net, data, seed, method.max_iterations)
         case DynamicBilevelSpec():
             return DynamicBilevel(spec, net, data, augmentation, seed)
+        case TrainedOnSyntheticSpec():
+            on_synthetic = TrainingOnSynthetic(
+                spec, net, augmentation, seed, device=data.device, num_iterations=method.max_iterations,
+                num_virtual=num_virtual,
+            )
+            return Renewed(net, on_synthetic, spec.steps_per_network)
+        case TrainedOnRealSpec():
+            own = build_augmentation(spec.training.augmentation)
+            on_real = TrainingOnReal(spec, net, data, own, seed, num_iterations=method.max_iterations)
+            return Renewed(net, on_real, spec.steps_per_network)
         case _:
             assert_never(spec)
 

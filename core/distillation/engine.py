@@ -181,6 +181,11 @@ class Engine:
         """Numbers that all networks of a step put out for one synthetic image."""
         return self.parts.net.activations_per_image + self._plan.own_activations
 
+    @property
+    def second_order(self) -> bool:
+        """Whether a loss differentiates a gradient of the network."""
+        return self._plan.second_order
+
     def smallest_chunk(self) -> int:
         """Synthetic images that must be computed together: those of one class, or all where losses or norms couple classes."""
         if not self._plan.separable or self.parts.net.mixes_images:

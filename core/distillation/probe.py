@@ -15,10 +15,13 @@ import torch
 from core.distillation.engine import Engine
 from core.errors import DeviceMemoryError, HostMemoryError
 from core.machine import free_host_bytes, peak_memory_bytes
-from core.specs.estimate import GRAPH_COPIES
+from core.specs.estimate import GRAPH_COPIES, SECOND_ORDER_COPIES
 
 SHARE = 0.8
 """Part of the free memory that a step may plan with."""
+
+GRADIENT_COPIES = 2
+"""Tensors of the size of the weights that a class adds to the peak where its gradient is differentiated again."""
 
 
 class FirstStep(NamedTuple):
@@ -69,10 +72,16 @@ def _fit_host(engine: Engine, free: int | None = None) -> None:
 
 
 def bytes_per_image(engine: Engine) -> int:
-    """What a step holds for each synthetic image: its graph, and its part of the features of its class's real images."""
+    """What a step holds for each synthetic image: its graph, and its part of what its class needs once.
+
+    That is the features of the class's real images and, where gradients are matched, those of the weights.
+    """
     net, virtual = engine.parts.net, engine.num_virtual
     kept = engine.num_real * net.num_entries(engine.taps) / virtual
-    return int(4 * (GRAPH_COPIES * engine.activations_per_image + kept))
+    if not engine.second_order:
+        return int(4 * (GRAPH_COPIES * engine.activations_per_image + kept))
+    kept += GRADIENT_COPIES * net.num_parameters / engine.parts.parameterization.num_virtual_per_class
+    return int(4 * (SECOND_ORDER_COPIES * engine.activations_per_image + kept))
 
 
 def _fit_device(engine: Engine) -> None:

@@ -46,6 +46,9 @@ class Plan:
     own_activations: int = 0
     """Numbers that networks of the loss's own put out for each synthetic image; a step has to hold their graph, too."""
 
+    second_order: bool = False
+    """Whether the synthetic side differentiates a gradient of the network, whose graph is larger than that of features."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -248,6 +251,7 @@ def merge(plans: Sequence[Plan]) -> Plan:
         taps=tuple(sorted({tap for plan in plans for tap in plan.taps})),
         separable=all(plan.separable for plan in plans),
         own_activations=sum(plan.own_activations for plan in plans),
+        second_order=any(plan.second_order for plan in plans),
     )
 
 

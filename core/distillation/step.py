@@ -66,6 +66,14 @@ class Step:
         rows = self.syn.rows[self.syn.draws.index(draw)][self.start : self.stop]
         return take(self.syn.images, rows)
 
+    def targets(self, side: Side, draw: Draw | None = None) -> Tensor:
+        """Labels of what `images` gives: (K, M) int64, or (K, M, K) float32 where those of the synthetic set are soft."""
+        if side == "real":
+            assert self.real_index is not None, "the loss planned no real images"
+            return take(self.data.labels, self.real_index[self.start : self.stop])
+        rows = self.syn.rows[self.syn.draws.index(draw or self.plan.syn[0])][self.start : self.stop]
+        return take(self.syn.labels, rows)
+
     def augmented(self, side: Side, draw: Draw | None = None) -> Tensor:
         """Augmented images of a per-class draw, (K, M, C, H, W); gradient flows to the synthetic leaf only."""
         draw = draw or self.plan.syn[0]

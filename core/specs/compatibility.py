@@ -12,9 +12,15 @@ from core.errors import FieldProblem
 from core.specs.fit import single_pixel_batch_norm
 from core.specs.init import ForgettingInitSpec, NoiseInitSpec
 from core.specs.job import DistillationSpec
-from core.specs.models import DynamicBilevelSpec, GrowingQueueSpec, PretrainedPoolSpec
+from core.specs.models import (
+    DynamicBilevelSpec,
+    GrowingQueueSpec,
+    PretrainedPoolSpec,
+    TrainedOnRealSpec,
+    TrainedOnSyntheticSpec,
+)
 from core.specs.network import ConvNetSpec, MLPSpec, NetworkSpec, network_name
-from core.specs.objective import GaussianSpec, LayerwiseFeatureSpec
+from core.specs.objective import GaussianSpec, GradientSpec, LayerwiseFeatureSpec
 from core.specs.requirements import pool_of_init, pool_of_models, pool_of_term
 from core.specs.synthetic import MultiFormationSpec, ParameterizationSpec
 from core.specs.terms import ClassCentralizationSpec, ClassificationRegulariserSpec, LocalCovarianceSpec
@@ -93,8 +99,14 @@ def pool_is_trained(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem |
 
 
 def layers_exist(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
-    """CAFE needs blocks; a local covariance needs a feature map."""
+    """CAFE needs blocks; a local covariance needs a feature map; gradients of filters need filters."""
     method = spec.method
+    filters = isinstance(method.objective, GradientSpec) and method.objective.parameters == "convolutions"
+    if filters and isinstance(method.network, MLPSpec):
+        return FieldProblem(
+            "/method/objective/parameters", "no_convolutions",
+            "objective.parameters 'convolutions' matches the gradients of filters, which network 'mlp' does not have",
+        )
     if isinstance(method.objective, LayerwiseFeatureSpec) and not isinstance(method.network, ConvNetSpec):
         return FieldProblem(
             "/method/objective", "no_blocks",
@@ -166,7 +178,14 @@ def _trainings(spec: DistillationSpec, info: DatasetInfo) -> Iterator[tuple[Netw
         yield method.network, models.batch_size, models.batch_size, "/method/models/batch_size"
     if isinstance(models, DynamicBilevelSpec):
         yield method.network, decoded, models.batch_size, "/method/models/batch_size"
+    if isinstance(models, TrainedOnSyntheticSpec) and models.num_epochs:
+        yield method.network, decoded, models.batch_size, "/method/models/batch_size"
     real = sum(info.train_per_class_after(spec.dataset.held_out_fraction))
+    if isinstance(models, TrainedOnRealSpec):
+        size, pointer = models.training.batch_size, "/method/models/training/batch_size"
+        in_loop = min(-(-models.num_images // size) * size, real)
+        yield method.network, in_loop, size, pointer
+        yield method.network, real if models.training.num_epochs else 0, size, pointer
     pools = [
         (pool_of_models(models, method.network), "/method/models/training"),
         (pool_of_init(method.init, method.network), "/method/init/training"),

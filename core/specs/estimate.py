@@ -16,15 +16,19 @@ from core.specs.compatibility import decoded_per_class
 from core.specs.evaluation import EvaluationSpec
 from core.specs.experts import PoolSpec
 from core.specs.job import DistillationSpec
-from core.specs.models import DynamicBilevelSpec, GrowingQueueSpec
+from core.specs.models import DynamicBilevelSpec, GrowingQueueSpec, TrainedOnRealSpec, TrainedOnSyntheticSpec
 from core.specs.network import ConvNetSpec, NetworkSpec
-from core.specs.objective import LayerwiseFeatureSpec
+from core.specs.objective import GradientSpec, LayerwiseFeatureSpec
 from core.specs.requirements import required_pools
 from core.specs.selection import RepresentativeSpec
 from core.specs.terms import ClassCentralizationSpec, HistoricalPrototypesSpec
 
 GRAPH_COPIES = 3
 """Tensors of the size of a layer's output that its backward pass keeps: convolution, norm, activation."""
+
+SECOND_ORDER_COPIES = 15
+"""The same where a gradient is differentiated again: 4.4 are kept, and 9 (class by class) to 15 (batched) were measured at the
+peak of the second backward pass (ConvNet-3 at 32 px, width 32 and 128)."""
 
 
 class Worker(NamedTuple):
@@ -133,7 +137,10 @@ def _iteration_seconds(spec: DistillationSpec, info: DatasetInfo, worker: Worker
     smallest = min(info.train_per_class_after(spec.dataset.held_out_fraction))
     real = _num_real(spec, info)
     syn = decoded_per_class(method.parameterization, spec.ipc) * info.num_classes
-    seconds = _seconds(worker, (real + 2 * syn) * cost.macs, _passes(worker, real) + 2 * _passes(worker, syn))
+    # a gradient of weights is 3 passes; differentiated again, it was measured to take 3 times as long as one that is not
+    per_real, per_syn = (3, 9) if isinstance(method.objective, GradientSpec) else (1, 2)
+    passes = per_real * _passes(worker, real) + per_syn * _passes(worker, syn)
+    seconds = _seconds(worker, (per_real * real + per_syn * syn) * cost.macs, passes)
     if isinstance(method.selection, RepresentativeSpec):
         candidates = sum(min(n, method.selection.num_candidates or n) for n in info.train_per_class)
         seconds += _seconds(worker, candidates * cost.macs, _passes(worker, candidates)) / method.selection.refresh_every
@@ -143,15 +150,32 @@ def _iteration_seconds(spec: DistillationSpec, info: DatasetInfo, worker: Worker
         if isinstance(term, HistoricalPrototypesSpec):
             seconds += _seconds(worker, syn * cost.macs, _passes(worker, syn))
     models = method.models
-    if isinstance(models, GrowingQueueSpec):
-        steps = models.num_trained * models.num_steps
-        seconds += _seconds(worker, 3 * steps * models.batch_size * cost.macs, 3 * steps)
+    images, batch_size = _trained_per_iteration(spec, info)
+    seconds += _seconds(worker, 3 * images * cost.macs, 3 * images / batch_size)
     if isinstance(models, DynamicBilevelSpec):
         epochs = models.max_epochs / 2
         watched = min(models.num_watched, smallest) * info.num_classes
         passes = 3 * _passes(worker, syn) + _passes(worker, watched)
         seconds += epochs * _seconds(worker, (3 * syn + watched) * cost.macs, passes)
     return seconds
+
+
+def _trained_per_iteration(spec: DistillationSpec, info: DatasetInfo) -> tuple[float, int]:
+    """Images on which matching networks are trained for each iteration, and the size of a batch of them."""
+    models = spec.method.models
+    match models:
+        case GrowingQueueSpec():
+            return models.num_trained * models.num_steps * models.batch_size, models.batch_size
+        case TrainedOnSyntheticSpec():
+            syn = decoded_per_class(spec.method.parameterization, spec.ipc) * info.num_classes
+            between = (models.steps_per_network - 1) / models.steps_per_network
+            return between * models.num_epochs * syn, min(models.batch_size, syn)
+        case TrainedOnRealSpec():
+            total = sum(info.train_per_class_after(spec.dataset.held_out_fraction))
+            before, between = models.training.num_epochs * total, (models.steps_per_network - 1) * models.num_images
+            return (before + between) / models.steps_per_network, models.training.batch_size
+        case _:
+            return 0, 1
 
 
 def _pool_seconds(pool: PoolSpec, info: DatasetInfo, worker: Worker) -> float:
@@ -185,13 +209,17 @@ def _peak_memory(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> i
     cost = cost_of(spec.method.network, info)
     syn = decoded_per_class(spec.method.parameterization, spec.ipc) * info.num_classes
     data = (sum(info.train_per_class) + sum(info.test_per_class)) * info.scalars_per_image
+    objective = spec.method.objective
     own = sum(cost_of(t.network, info).activations for t in spec.method.terms if isinstance(t, ClassCentralizationSpec))
     graph = 4 * GRAPH_COPIES * (cost.activations + own) * min(syn, worker.graph_images)
-    if isinstance(spec.method.objective, LayerwiseFeatureSpec) and spec.method.max_iterations:
+    if isinstance(objective, GradientSpec):
+        together = syn if objective.grouping == "summed" else min(syn, worker.graph_images)  # summed classes are not cut
+        graph = 4 * (SECOND_ORDER_COPIES * cost.activations + GRAPH_COPIES * own) * together
+    if isinstance(objective, LayerwiseFeatureSpec) and spec.method.max_iterations:
         graph += 4 * cost.activations * _num_real(spec, info)  # the layers of the real images, which the loss looks at together
     networks = [spec.evaluation.network, *spec.evaluation.cross_networks]
     decoded = min(syn, spec.evaluation.batch_size)
     training = max(4 * GRAPH_COPIES * cost_of(network, info).activations * decoded for network in networks)
-    models = spec.method.models
-    in_loop = 4 * GRAPH_COPIES * cost.activations * models.batch_size if isinstance(models, GrowingQueueSpec) else 0.0
+    images, batch_size = _trained_per_iteration(spec, info)
+    in_loop = 4 * GRAPH_COPIES * cost.activations * min(images, batch_size)
     return int(worker.base_bytes + data + 20 * syn * info.scalars_per_image + max(graph, training, in_loop))

@@ -25,7 +25,7 @@ from core.specs.experts import RealTrainingSpec
 from core.specs.init import ForgettingInitSpec, HerdingInitSpec, InitSpec, KCenterInitSpec
 from core.specs.network import NetworkSpec
 
-ProtocolName = Literal["dm", "cafe", "idc"]
+ProtocolName = Literal["dm", "cafe", "idc", "dc"]
 Baseline = Literal["herding", "k_center", "forgetting", "mosaic"]
 _INITS: dict[Baseline, type[HerdingInitSpec | KCenterInitSpec | ForgettingInitSpec]] = {
     "herding": HerdingInitSpec, "k_center": KCenterInitSpec, "forgetting": ForgettingInitSpec,
@@ -93,7 +93,7 @@ class EvaluationSpec(Spec):
 
 
 def dm_protocol(info: DatasetInfo, network: NetworkSpec) -> EvaluationSpec:
-    """The protocol of DC, DSA, DM, CAFE and IDM: 1000 epochs, one learning-rate drop, DSA without flip for digits."""
+    """The protocol of DSA, DM, CAFE+DSA and IDM: 1000 epochs, one learning-rate drop, DSA without flip for digits."""
     strategy = tuple(op for op in OPERATIONS if op != "flip" or info.mirrored)
     return EvaluationSpec(protocol="dm", network=network, augmentation=DSASpec(strategy=strategy))
 
@@ -101,6 +101,12 @@ def dm_protocol(info: DatasetInfo, network: NetworkSpec) -> EvaluationSpec:
 def cafe_protocol(info: DatasetInfo, network: NetworkSpec) -> EvaluationSpec:
     """CAFE's own: as `dm`, for 600 epochs and without augmentation."""
     plain = {"protocol": "cafe", "num_epochs": 600, "augmentation": NoAugmentationSpec()}
+    return dm_protocol(info, network).model_copy(update=plain)
+
+
+def dc_protocol(info: DatasetInfo, network: NetworkSpec) -> EvaluationSpec:
+    """That of DC and DCC: as `dm`, for 300 epochs and without augmentation (published on MNIST: 1000, augmented)."""
+    plain = {"protocol": "dc", "num_epochs": 300, "augmentation": NoAugmentationSpec()}
     return dm_protocol(info, network).model_copy(update=plain)
 
 
@@ -118,5 +124,5 @@ def idc_protocol(info: DatasetInfo, network: NetworkSpec) -> EvaluationSpec:
 
 
 PROTOCOLS: dict[ProtocolName, Callable[[DatasetInfo, NetworkSpec], EvaluationSpec]] = {
-    "dm": dm_protocol, "cafe": cafe_protocol, "idc": idc_protocol,
+    "dm": dm_protocol, "cafe": cafe_protocol, "idc": idc_protocol, "dc": dc_protocol,
 }

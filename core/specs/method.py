@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from core.specs.augmentation import AugmentationSpec
 from core.specs.base import Spec
 from core.specs.init import InitSpec
-from core.specs.models import DynamicBilevelSpec, ModelsSpec
+from core.specs.models import CountedNetworksSpec, ModelsSpec
 from core.specs.network import NetworkSpec
 from core.specs.objective import ObjectiveSpec
 from core.specs.selection import SelectionSpec
@@ -34,14 +34,18 @@ class MethodSpec(Spec):
     """Updates of the synthetic set; 0 keeps what `init` chose, which is a coreset. Either this or `num_networks` is set."""
 
     num_networks: int | None = Field(default=None, ge=1, le=1_000_000)
-    """Matching networks after which a method ends that counts them (`dynamic_bilevel`), however many updates each serves."""
+    """Matching networks after which a method ends that counts them (`dynamic_bilevel`, `trained_on_synthetic`,
+    `trained_on_real`), however many updates each serves."""
 
     @model_validator(mode="after")
     def _one_length(self) -> MethodSpec:
         if (self.num_iterations is None) == (self.num_networks is None):
             raise ValueError("exactly one of num_iterations and num_networks must be set")
-        if self.num_networks is not None and not isinstance(self.models, DynamicBilevelSpec):
-            raise ValueError(f"num_networks counts the networks of models 'dynamic_bilevel'; models is {self.models.kind!r}")
+        if self.num_networks is not None and not isinstance(self.models, CountedNetworksSpec):
+            raise ValueError(
+                "num_networks counts networks that serve one after another, as those of models 'dynamic_bilevel', "
+                f"'trained_on_synthetic' and 'trained_on_real' do; models is {self.models.kind!r}"
+            )
         return self
 
     @property
@@ -50,5 +54,5 @@ class MethodSpec(Spec):
         if self.num_iterations is not None:
             return self.num_iterations
         assert self.num_networks is not None
-        assert isinstance(self.models, DynamicBilevelSpec)
-        return self.num_networks * self.models.max_steps_per_network
+        assert isinstance(self.models, CountedNetworksSpec)
+        return self.num_networks * self.models.most_steps_per_network

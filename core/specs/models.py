@@ -6,8 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from core.specs.augmentation import IDCAugmentationSpec
 from core.specs.base import Spec
 from core.specs.experts import RealTrainingSpec
+
+
+class CountedNetworksSpec(Spec):
+    """A source whose networks serve one after another, so that the length of a run can be a number of networks."""
+
+    @property
+    def most_steps_per_network(self) -> int:
+        """Matching steps that one network serves, at most."""
+        raise NotImplementedError
 
 
 class FreshRandomSpec(Spec):
@@ -58,7 +68,7 @@ class GrowingQueueSpec(Spec):
     """Share of the old running accuracy that stays at each training step."""
 
 
-class DynamicBilevelSpec(Spec):
+class DynamicBilevelSpec(CountedNetworksSpec):
     """A fresh network, matched until its accuracy on real images settles, trained on the synthetic set in between (CAFE)."""
 
     kind: Literal["dynamic_bilevel"] = "dynamic_bilevel"
@@ -86,6 +96,62 @@ class DynamicBilevelSpec(Spec):
     """Real images of each class on which accuracy is read; clipped to the smallest class."""
 
 
+    @property
+    def most_steps_per_network(self) -> int:
+        """The limit, whether or not the network settles before."""
+        return self.max_steps_per_network
+
+
+class TrainedOnSyntheticSpec(CountedNetworksSpec):
+    """A fresh network for a fixed number of matching steps, trained on the synthetic set between them (DC, DSA, DCC)."""
+
+    kind: Literal["trained_on_synthetic"] = "trained_on_synthetic"
+    version: Literal[1] = 1
+    steps_per_network: int = Field(default=10, ge=1, le=100_000)
+    """Matching steps of one network; the published code calls it outer loop."""
+
+    num_epochs: int = Field(default=50, ge=0, le=100_000)
+    """Epochs on the synthetic set between two matching steps; the published code calls it inner loop."""
+
+    batch_size: int = Field(default=256, ge=1, le=65_536)
+    """Synthetic images of a training step."""
+
+    lr_net: float = Field(default=0.01, gt=0.0, le=100.0)
+
+    @property
+    def most_steps_per_network(self) -> int:
+        """All of them."""
+        return self.steps_per_network
+
+
+class TrainedOnRealSpec(CountedNetworksSpec):
+    """A fresh network for a fixed number of matching steps, trained on real images between them (IDC, DREAM)."""
+
+    kind: Literal["trained_on_real"] = "trained_on_real"
+    version: Literal[1] = 1
+    steps_per_network: int = Field(default=100, ge=1, le=100_000)
+    """Matching steps of one network."""
+
+    num_images: int = Field(default=2000, ge=0, le=1_000_000)
+    """Real images on which it is trained after each of them, in whole batches and at most one epoch; 0 leaves it as it is."""
+
+    training: RealTrainingSpec = RealTrainingSpec(
+        num_epochs=0, batch_size=64, augmentation=IDCAugmentationSpec(strategy=("color", "crop")), cutmix_probability=0.5
+    )
+    """How it is trained; `num_epochs` counts those on the whole real set before its first matching step."""
+
+    @property
+    def most_steps_per_network(self) -> int:
+        """All of them."""
+        return self.steps_per_network
+
+
 ModelsSpec = Annotated[
-    FreshRandomSpec | PretrainedPoolSpec | GrowingQueueSpec | DynamicBilevelSpec, Field(discriminator="kind")
+    FreshRandomSpec
+    | PretrainedPoolSpec
+    | GrowingQueueSpec
+    | DynamicBilevelSpec
+    | TrainedOnSyntheticSpec
+    | TrainedOnRealSpec,
+    Field(discriminator="kind"),
 ]

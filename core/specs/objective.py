@@ -69,6 +69,38 @@ class GaussianSpec(Spec):
     """Divide a covariance by the number of images less one, as the published code does; otherwise by their number (paper)."""
 
 
+class GradientSpec(Spec):
+    """DC, DSA, DCC, IDC: distance between the gradients that real and synthetic images give a network (arXiv:2006.05929)."""
+
+    kind: Literal["gradient"] = "gradient"
+    version: Literal[1] = 1
+    weight: float = Field(default=1.0, gt=0.0, le=1e6)
+    distance: Literal["row_cosine", "cosine", "squared", "absolute"] = "row_cosine"
+    """`row_cosine` sums 1 - cosine over the rows (output channels) of every tensor (DC); `cosine` takes the whole gradient as
+    one row; `squared` and `absolute` sum the entries' squared or absolute differences (IDC). A rate belongs to one of them."""
+
+    parameters: Literal["weights", "convolutions", "all"] = "weights"
+    """Whose gradients count: tensors of two dimensions or more (DC), of four (IDC), or also biases and norms."""
+
+    grouping: Literal["per_class", "summed"] = "per_class"
+    """`per_class` matches the gradient of each class; `summed` their mean, so that what classes share cancels (DCC)."""
+
+    summed_from_network: int = Field(default=250, ge=0, le=1_000_000)
+    """With `summed`: the first matching network under which it holds at every step; before, classes are matched one by one."""
+
+    summed_from_step: int = Field(default=10, ge=0, le=1_000_000)
+    """With `summed`: the step, counted from 0 for each network, from which it holds under every network."""
+
+    feature_weight: float = Field(default=0.0, ge=0.0, le=1e6)
+    """Factor of the squared distance between the class means of the classifier's inputs (IDC's option); 0 leaves it out."""
+
+    @model_validator(mode="after")
+    def _rows_exist(self) -> GradientSpec:
+        if self.distance == "row_cosine" and self.parameters == "all":
+            raise ValueError("distance 'row_cosine' needs rows, which biases do not have; parameters must not be 'all'")
+        return self
+
+
 ObjectiveSpec = Annotated[
-    MeanFeatureSpec | LayerwiseFeatureSpec | RKHSSpec | GaussianSpec, Field(discriminator="kind")
+    MeanFeatureSpec | LayerwiseFeatureSpec | RKHSSpec | GaussianSpec | GradientSpec, Field(discriminator="kind")
 ]

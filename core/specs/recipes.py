@@ -13,6 +13,7 @@ from core.errors import UnknownMethodError
 from core.specs.job import Scale
 from core.specs.methods import coresets, small
 from core.specs.methods import distribution_matching as matching
+from core.specs.methods import gradient_matching as gradients
 from core.specs.methods.common import Resolved
 
 
@@ -40,6 +41,14 @@ RECIPES: dict[str, Recipe] = {
         Recipe("dsdm", "Prototypes, covariance and history", "Li et al., ACM MM 2024", matching.dsdm),
         Recipe("dm_dream", "DM on representative images", "Liu et al., ICCV 2023, on DM", matching.dm_dream),
         Recipe("dsdm_dream", "DSDM on representative images", "Liu et al., ICCV 2023, on DSDM", matching.dsdm_dream),
+        Recipe("dc", "Gradient matching", "Zhao et al., ICLR 2021, arXiv:2006.05929", gradients.dc),
+        Recipe("dsa", "DC with siamese augmentation", "Zhao & Bilen, ICML 2021, arXiv:2102.08259", gradients.dsa),
+        Recipe("dcc", "Summed gradients of all classes", "Lee et al., ICML 2022, arXiv:2202.02916", gradients.dcc),
+        Recipe("dsac", "DCC with siamese augmentation", "Lee et al., ICML 2022, arXiv:2202.02916", gradients.dsac),
+        Recipe("idc", "Packed images, gradients of filters", "Kim et al., ICML 2022, arXiv:2205.14959", gradients.idc),
+        Recipe("dream", "IDC on representative images", "Liu et al., ICCV 2023, arXiv:2302.14416", gradients.dream),
+        Recipe("dc_dream", "DC on representative images", "Liu et al., ICCV 2023, on DC", gradients.dc_dream),
+        Recipe("dsa_dream", "DSA on representative images", "Liu et al., ICCV 2023, on DSA", gradients.dsa_dream),
         Recipe("random", "Random selection of real images", _BASELINE, coresets.random),
         Recipe("herding", "Herding of real images", "Welling, ICML 2009; " + _BASELINE, coresets.herding),
         Recipe("k_center", "Greedy k-center of real images", _BASELINE, coresets.k_center),

@@ -67,6 +67,29 @@ def num_steps(spec: RealTrainingSpec, data: RealSet) -> int:
     return spec.num_epochs * -(-len(data.labels) // spec.batch_size)
 
 
+def training_batch(
+    data: RealSet, rows: Tensor, spec: RealTrainingSpec, augmentation: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What one step of training sees.
+
+    Args:
+        data: real set.
+        rows: (B,) positions on its device.
+        spec: chance of CutMix.
+        augmentation: built from that of `spec`.
+        generator: on the CPU; draws the augmentation, then CutMix.
+
+    Returns:
+        (B, C, H, W) float32, and (B,) int64 or, where CutMix may mix them, (B, K) float32.
+    """
+    transform = augmentation.draw(len(rows), generator, shared_operation=True)
+    images, targets = transform.apply(data.gather(rows)[:, None]).squeeze(1), data.labels.index_select(0, rows)
+    if not spec.cutmix_probability:
+        return images, targets
+    soft = F.one_hot(targets, data.num_classes).to(images)
+    return cutmix(images, soft, probability=spec.cutmix_probability, generator=generator)
+
+
 def train_on_real(
     step: NetworkStep,
     data: RealSet,
@@ -109,11 +132,7 @@ def train_on_real(
             if hooks.should_stop():
                 raise Stopped
             rows = batch.to(device, non_blocking=True)
-            transform = augmentation.draw(len(batch), generator, shared_operation=True)
-            images, targets = transform.apply(data.gather(rows)[:, None]).squeeze(1), data.labels.index_select(0, rows)
-            if spec.cutmix_probability:
-                soft = F.one_hot(targets, data.num_classes).to(images)
-                images, targets = cutmix(images, soft, probability=spec.cutmix_probability, generator=generator)
+            images, targets = training_batch(data, rows, spec, augmentation, generator)
             with nullcontext() if step.warm else hooks.busy("compiling"):
                 state, sums, right = step.answered(state, images, targets, rate)
             totals = totals + sums

@@ -19,7 +19,7 @@ from core.distillation.randomness import rng
 from core.distillation.step import Step
 from core.networks.network import Forward, Network, Tensors
 from core.specs.models import DynamicBilevelSpec
-from core.training import NetworkStep, TrainState
+from core.training import NetworkStep, TrainState, train_epoch
 
 
 class DynamicBilevel(Stateless):
@@ -27,7 +27,6 @@ class DynamicBilevel(Stateless):
 
     def __init__(self, spec: DynamicBilevelSpec, net: Network, data: RealSet, augmentation: Augmentation, seed: int) -> None:
         self._spec, self._net, self._data, self._augmentation, self._seed = spec, net, data, augmentation, seed
-        self._num_watched = min(spec.num_watched, *data.counts)
         self._step = NetworkStep(net, momentum=0.0, weight_decay=0.0, compiled=False, device=data.device)
         self._rate = torch.full((), spec.lr_net, device=data.device)
         self._start(0)
@@ -57,12 +56,10 @@ class DynamicBilevel(Stateless):
         images, labels = step.fresh(Draw("all"), "bilevel/set")
         readings: list[float] = []
         for epoch in range(1, self._spec.max_epochs + 1):
-            generator = step.rng(f"bilevel/epoch/{epoch}")
-            for batch in torch.randperm(len(images), generator=generator).split(self._spec.batch_size):
-                rows = batch.to(images.device)
-                transform = self._augmentation.draw(len(batch), generator, shared_operation=True)
-                augmented = transform.apply(images.index_select(0, rows)[:, None]).squeeze(1)
-                self._train, _ = self._step(self._train, augmented, labels.index_select(0, rows), self._rate)
+            self._train = train_epoch(
+                self._step, self._train, images, labels, self._augmentation, batch_size=self._spec.batch_size,
+                rate=self._rate, generator=step.rng(f"bilevel/epoch/{epoch}"),
+            )
             readings = [*readings, self._read(step, epoch)][-self._spec.window :]
             if len(readings) == self._spec.window and _spread(readings) > self._spec.moved_above:
                 return
@@ -70,12 +67,8 @@ class DynamicBilevel(Stateless):
     @torch.no_grad()
     def _read(self, step: Step, epoch: int) -> float:
         """Accuracy of the network on random real images of every class."""
-        generator = step.rng(f"bilevel/watched/{epoch}")
         data = self._data
-        index = torch.cat([
-            torch.randperm(size, generator=generator)[: self._num_watched] + offset
-            for size, offset in zip(data.counts, data.offsets, strict=True)
-        ])
+        index = data.draw_per_class(self._spec.num_watched, step.rng(f"bilevel/watched/{epoch}")).flatten()
         forward = Forward.on(data.device, self._net, compile_passes=False)
         logits = forward(self._train.params, self._train.buffers, data.gather(index), ("logits",))["logits"]
         right = logits.argmax(1) == data.labels.index_select(0, index.to(data.device))

@@ -19,7 +19,7 @@ class Uniform(Stateless):
     """Draws on the CPU, so that every device sees the same images."""
 
     def __init__(self, spec: UniformSpec, data: RealSet, seed: int) -> None:
-        self._counts, self._offsets = data.counts, data.offsets
+        self._data, self._counts = data, data.counts
         self._seed = seed
         self.wanted = spec.real_batch_per_class
         self.per_class: int = min(self.wanted, *self._counts)
@@ -34,10 +34,7 @@ class Uniform(Stateless):
         generator = rng(self._seed, "real", step.number)
         count = self._size(draw)
         if draw.kind == "per_class":
-            return torch.stack([
-                torch.randperm(size, generator=generator)[:count] + offset
-                for size, offset in zip(self._counts, self._offsets, strict=True)
-            ]), None
+            return self._data.draw_per_class(count, generator), None
         return torch.randperm(sum(self._counts), generator=generator)[:count], None
 
     def _size(self, draw: Draw) -> int:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from core.distillation.moments import widened
 from core.distillation.protocols import Draw, Plan, Stateless
-from core.distillation.step import Step, take
+from core.distillation.step import Step
 from core.errors import InvalidInputError
 from core.specs.terms import ClassificationRegulariserSpec
 
@@ -44,8 +44,7 @@ class ClassificationRegulariser(Stateless):
                 "term 'classification_regulariser' weighs the loss by the accuracy of the network, which this slot 'models' "
                 "does not tell"
             )
-        rows = step.syn.rows[step.syn.draws.index(DRAW)][step.start : step.stop]
-        return accuracy * mean_cross_entropy(step.features("syn", DRAW)[TAP], take(step.syn.labels, rows))
+        return accuracy * mean_cross_entropy(step.features("syn", DRAW)[TAP], step.targets("syn", DRAW))
 
     def update(self, step: Step) -> None:
         """Nothing follows an update."""

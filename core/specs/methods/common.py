@@ -9,8 +9,10 @@ from typing import NamedTuple, TypeVar
 from core.catalogue import DatasetInfo, convnet_depth
 from core.specs.augmentation import OPERATIONS, DSASpec
 from core.specs.evaluation import EvaluationSpec
+from core.specs.init import KMeansInitSpec
 from core.specs.method import MethodSpec
 from core.specs.network import ConvNetSpec
+from core.specs.selection import RepresentativeSpec
 
 Row = TypeVar("Row")
 
@@ -31,6 +33,13 @@ def field_convnet(info: DatasetInfo) -> ConvNetSpec:
 def dsa(info: DatasetInfo) -> DSASpec:
     """All six operations; without `flip` where a mirrored image shows another class."""
     return DSASpec(strategy=tuple(op for op in OPERATIONS if op != "flip" or info.mirrored))
+
+
+def representative(base: Resolved, clusters: int = 128) -> Resolved:
+    """DREAM on any method: cluster medoids of each class as real images, anew every 10 steps, and as the start."""
+    selection = RepresentativeSpec(real_batch_per_class=clusters, refresh_every=10)
+    method = base.method.model_copy(update={"selection": selection, "init": KMeansInitSpec()})
+    return Resolved(method, base.evaluation)
 
 
 def nearest(table: Mapping[tuple[str, int], Row], info: DatasetInfo, ipc: int) -> Row:

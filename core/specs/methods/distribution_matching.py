@@ -15,13 +15,13 @@ from core.specs.augmentation import IDCAugmentationSpec, NoAugmentationSpec, Ope
 from core.specs.evaluation import cafe_protocol, dm_protocol, idc_protocol
 from core.specs.experts import RealTrainingSpec
 from core.specs.fit import smallest_side
-from core.specs.init import KMeansInitSpec, NoiseInitSpec, RandomInitSpec
+from core.specs.init import NoiseInitSpec, RandomInitSpec
 from core.specs.method import MethodSpec
-from core.specs.methods.common import Resolved, dsa, field_convnet, nearest
+from core.specs.methods.common import Resolved, dsa, field_convnet, nearest, representative
 from core.specs.models import DynamicBilevelSpec, FreshRandomSpec, GrowingQueueSpec, PretrainedPoolSpec
 from core.specs.network import ResNet18DCSpec
 from core.specs.objective import GaussianSpec, LayerwiseFeatureSpec, MeanFeatureSpec, RKHSSpec
-from core.specs.selection import RepresentativeSpec, UniformSpec
+from core.specs.selection import UniformSpec
 from core.specs.synthetic import MultiFormationSpec, SGDSpec
 from core.specs.terms import (
     ClassCentralizationSpec,
@@ -206,12 +206,12 @@ def dm_dream(info: DatasetInfo, ipc: int) -> Resolved:
 
     The set starts from medoids too. The paper's own distribution-matching experiment runs in IDC's code and prints no number.
     """
-    return _representative(dm(info, ipc))
+    return representative(dm(info, ipc))
 
 
 def dsdm_dream(info: DatasetInfo, ipc: int) -> Resolved:
     """DREAM's representative selection on DSDM; a combination without a published row."""
-    return _representative(dsdm(info, ipc))
+    return representative(dsdm(info, ipc))
 
 
 def _centralization(info: DatasetInfo, weight: float) -> ClassCentralizationSpec:
@@ -224,8 +224,3 @@ def _centralization(info: DatasetInfo, weight: float) -> ClassCentralizationSpec
 def _with_terms(base: Resolved, *terms: TermSpec) -> Resolved:
     method = base.method.model_copy(update={"terms": (*base.method.terms, *terms)})
     return Resolved(method, base.evaluation)
-
-
-def _representative(base: Resolved) -> Resolved:
-    update = {"selection": RepresentativeSpec(real_batch_per_class=128, refresh_every=10), "init": KMeansInitSpec()}
-    return Resolved(base.method.model_copy(update=update), base.evaluation)

@@ -53,6 +53,18 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str, tuple[str, ...]]] 
      {"terms": [{"kind": "class_centralization", "network": {"kind": "densenet_idc"},
                  "training": {"num_epochs": 1, "batch_size": 193}}]}, {},
      "/method/terms/0/training/batch_size", ("batch_size 193", "1352 images", "densenet_idc")),
+    ("gradients of filters of an mlp",
+     {"objective": {"kind": "gradient", "parameters": "convolutions"}, "network": {"kind": "mlp"}}, {},
+     "/method/objective/parameters", ("objective.parameters 'convolutions'", "network 'mlp'")),
+    ("rows of biases", {"objective": {"kind": "gradient", "parameters": "all"}}, {}, "/method/objective",
+     ("distance 'row_cosine'", "parameters")),
+    ("one synthetic image for a batch norm in the loop",
+     {"network": {"kind": "resnet10_idc"}, "models": {"kind": "trained_on_synthetic", "batch_size": 19}}, {},
+     "/method/models/batch_size", ("batch_size 19", "20 images", "resnet10_idc")),
+    ("one real image for a batch norm in the loop",
+     {"network": {"kind": "resnet10_idc"}, "models": {"kind": "trained_on_real", "num_images": 7, "training": {
+         "num_epochs": 0, "batch_size": 1}}}, {},
+     "/method/models/training/batch_size", ("batch_size 1 ", "7 images", "resnet10_idc")),
     ("counting networks of another slot", {"num_networks": 3, "num_iterations": None}, {}, "/method",
      ("num_networks", "fresh_random")),
 ]
@@ -81,6 +93,19 @@ def test_neighbours_are_allowed(small_spec: Any, method: dict[str, Any]) -> None
     assert small_spec(ipc=1, method=method).ipc == 1
 
 
+@pytest.mark.parametrize("models", ["dynamic_bilevel", "trained_on_synthetic", "trained_on_real"])
+def test_sources_whose_networks_follow_one_another_count_them(small_spec: Any, models: str) -> None:
+    spec = small_spec(method={"models": {"kind": models}, "num_networks": 3, "num_iterations": None})
+    assert spec.method.max_iterations == 3 * {"dynamic_bilevel": 50, "trained_on_synthetic": 10, "trained_on_real": 100}[models]
+
+
+@pytest.mark.parametrize("objective", [
+    {"kind": "gradient", "distance": "cosine", "parameters": "all"}, {"kind": "gradient", "parameters": "weights"},
+])
+def test_gradients_of_an_mlp_are_allowed(small_spec: Any, objective: dict[str, Any]) -> None:
+    assert small_spec(method={"objective": objective, "network": {"kind": "mlp"}}).method.objective.kind == "gradient"
+
+
 def test_batches_of_two_are_allowed(small_spec: Any) -> None:
     for network, size in (("resnet10_idc", 18), ("convnet", 19)):
         assert small_spec(evaluation={"batch_size": size, "network": {"kind": network}}).evaluation.batch_size == size
@@ -98,7 +123,7 @@ class TestLength:
 
 class TestRequiredPools:
     def test_methods_that_train_nothing_beforehand_need_none(self, small_spec: Any) -> None:
-        for recipe in ("dm", "cafe", "idm", "m3d", "random", "mosaic"):
+        for recipe in ("dm", "cafe", "idm", "m3d", "dc", "dsac", "idc", "random", "mosaic"):
             assert required_pools(small_spec(recipe=recipe, method={"num_iterations": 2})) == ()
 
     def test_each_slot_names_its_pool_once(self, small_spec: Any) -> None:

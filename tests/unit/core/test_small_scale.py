@@ -19,20 +19,27 @@ def job(recipe: str, scale: str = "small", ipc: int = 10, **method: Any) -> Dist
 
 
 def test_caps_lower_and_are_noted() -> None:
-    small = job("m3d")
-    assert small.method.optimizer.lr_img == 5.0
-    assert "method.optimizer.lr_img: 20.0 -> 5.0" in small.capped
-    assert job("m3d", "paper").capped == ()
-    assert job("m3d", "paper").method.optimizer.lr_img == 20.0
+    small = job("dm")
+    assert small.method.num_iterations == 300
+    assert "method.num_iterations: 20000 -> 300" in small.capped
+    assert job("dm", "paper").capped == ()
 
 
 def test_caps_never_raise() -> None:
-    assert job("dm").method.optimizer.lr_img == job("dm", "paper").method.optimizer.lr_img == 1.0
-    assert job("m3d", ipc=1).method.optimizer.lr_img == 2.0
+    small = job("dc", ipc=1)
+    assert small.method.models.steps_per_network == 1  # type: ignore[union-attr]
+    assert not any("steps_per_network" in note for note in small.capped)
+
+
+@pytest.mark.parametrize("ipc", [1, 10])
+def test_what_is_scaled_is_noted(ipc: int) -> None:
+    small = job("m3d", ipc=ipc)
+    assert small.method.optimizer.lr_img == 0.5 * ipc
+    assert f"method.optimizer.lr_img: {2.0 * ipc} -> {0.5 * ipc}" in small.capped
 
 
 @pytest.mark.parametrize("recipe", ["idm", "iid_idm"])
-def test_what_is_set_anew_is_noted(recipe: str) -> None:
+def test_a_term_is_scaled_alone(recipe: str) -> None:
     small = job(recipe)
     assert small.method.optimizer.lr_img == 5.0
     assert {"method.optimizer.lr_img: 0.4 -> 5.0", "method.terms.0.weight: 50.0 -> 1.0"} <= set(small.capped)

@@ -36,6 +36,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "pretrained_pool": {"num_networks": 2, "training": {"num_epochs": 1}},
     "growing_queue": {"capacity": 3, "push_every": 2, "num_steps": 2, "batch_size": 16},
     "dynamic_bilevel": {"window": 2, "max_epochs": 2, "num_watched": 4, "batch_size": 8},
+    "trained_on_synthetic": {"steps_per_network": 3, "num_epochs": 2, "batch_size": 8},
+    "trained_on_real": {"steps_per_network": 3, "num_images": 32, "training": {"num_epochs": 1, "batch_size": 16}},
     "class_centralization": {
         "num_networks": 2, "training": {"num_epochs": 1}, "network": {"kind": "convnet", "width": 4, "depth": 1},
     },
@@ -69,9 +71,9 @@ def test_unions_are_found() -> None:
     found = {slot: [k.__name__ for _, k in group] for slot, group in itertools.groupby(KINDS, key=lambda pair: pair[0])}
     assert set(found) == set(SLOTS)
     assert {"DSASpec", "IDCAugmentationSpec", "NoAugmentationSpec"} <= set(found["augmentation"])
-    assert len(found["objective"]) == 4
+    assert len(found["objective"]) == 5
     assert len(found["terms"]) == 5
-    assert len(found["models"]) == 4
+    assert len(found["models"]) == 6
 
 
 @pytest.fixture(params=KINDS, ids=[f"{slot}-{kind_of(kind)}" for slot, kind in KINDS])

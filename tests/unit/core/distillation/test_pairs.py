@@ -27,7 +27,12 @@ pytestmark = pytest.mark.unit
 TRAINED = {"training": {"num_epochs": 1}}
 SPREAD_NETWORK = {"kind": "convnet", "width": 4, "depth": 1}
 SLOTS: dict[str, dict[str, Any]] = {
-    "objective": {name: {"kind": name} for name in ("mean_feature", "layerwise_feature", "rkhs", "gaussian")},
+    "objective": {
+        **{name: {"kind": name} for name in ("mean_feature", "layerwise_feature", "rkhs", "gaussian")},
+        "gradient": {"kind": "gradient"},
+        "summed gradient": {"kind": "gradient", "grouping": "summed", "summed_from_step": 1, "feature_weight": 0.1},
+        "convolutions": {"kind": "gradient", "distance": "squared", "parameters": "convolutions"},
+    },
     "terms": {
         "none": [],
         "class_centralization": [{"kind": "class_centralization", "num_networks": 1, "network": SPREAD_NETWORK, **TRAINED}],
@@ -41,6 +46,8 @@ SLOTS: dict[str, dict[str, Any]] = {
         "pretrained_pool": {"kind": "pretrained_pool", "num_networks": 1, **TRAINED},
         "growing_queue": {"kind": "growing_queue", "num_steps": 1, "batch_size": 8},
         "dynamic_bilevel": {"kind": "dynamic_bilevel", "window": 2, "max_epochs": 1, "num_watched": 2},
+        "trained_on_synthetic": {"kind": "trained_on_synthetic", "steps_per_network": 2, "num_epochs": 1},
+        "trained_on_real": {"kind": "trained_on_real", "steps_per_network": 2, "num_images": 16},
     },
     "parameterization": {
         "pixels": {"kind": "pixels"}, "unit pixels": {"kind": "pixels", "space": "unit"},
@@ -68,9 +75,12 @@ Combination = dict[str, str]
 Pair = tuple[tuple[str, str], tuple[str, str]]
 REFUSED: set[Pair] = {
     (("objective", "layerwise_feature"), ("network", "mlp")),
+    (("objective", "convolutions"), ("network", "mlp")),
     (("terms", "local_covariance"), ("network", "mlp")),
     (("terms", "classification_regulariser"), ("models", "fresh_random")),
     (("terms", "classification_regulariser"), ("models", "dynamic_bilevel")),
+    (("terms", "classification_regulariser"), ("models", "trained_on_synthetic")),
+    (("terms", "classification_regulariser"), ("models", "trained_on_real")),
 }
 """Pairs of kinds that mean nothing together; with ipc 1 and stored pixels there are triples, too."""
 

@@ -67,6 +67,24 @@ def test_networks_of_a_term_count(digits: RealSet, small_spec: Any) -> None:
     assert probe.bytes_per_image(with_term) - probe.bytes_per_image(plain) == 4 * GRAPH_COPIES * own
 
 
+def test_a_gradient_that_is_differentiated_again_counts(digits: RealSet, small_spec: Any) -> None:
+    engine = engine_of(digits, small_spec, objective={"kind": "gradient"})
+    net = engine.parts.net
+    graph, gradient = probe.SECOND_ORDER_COPIES * net.activations_per_image, probe.GRADIENT_COPIES * net.num_parameters / 2
+    assert probe.bytes_per_image(engine) == 4 * (graph + gradient)
+    assert engine.smallest_chunk() == 2
+    summed = engine_of(digits, small_spec, objective={"kind": "gradient", "grouping": "summed"})
+    assert summed.smallest_chunk() == 20
+
+
+def test_gradients_in_chunks_of_one_class_move_the_set_alike(digits: RealSet, small_spec: Any) -> None:
+    whole, cut = (engine_of(digits, small_spec, objective={"kind": "gradient"}) for _ in range(2))
+    cut.chunk_images = 2
+    whole.iterate()
+    cut.iterate()
+    torch.testing.assert_close(whole.decoded()[0], cut.decoded()[0], rtol=1e-4, atol=1e-5)
+
+
 def test_a_class_that_does_not_fit_is_refused(digits: RealSet, small_spec: Any) -> None:
     engine = engine_of(digits, small_spec)
     with pytest.raises(HostMemoryError, match="at least 2 synthetic images"):
