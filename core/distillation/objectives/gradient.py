@@ -26,7 +26,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from core.distillation.class_gradients import Labelled, constant_gradients, gradients
+from core.distillation.class_gradients import ClassGradients, Labelled
 from core.distillation.objectives.mean_feature import TAP, squared_mean_distance
 from core.distillation.protocols import Draw, Plan, Stateless, Weights
 from core.distillation.step import Step
@@ -56,6 +56,7 @@ class Gradient(Stateless):
         """
         self.weight = spec.weight
         self._spec = spec
+        self._gradients = ClassGradients(net)
         self._distance = DISTANCES[spec.distance]
         shapes = net.named(torch.empty(net.num_parameters, device="meta"))
         self._names = [name for name, value in shapes.items() if value.ndim >= SMALLEST_DIMENSIONS[spec.parameters]]
@@ -76,9 +77,9 @@ class Gradient(Stateless):
         summed = self._summed(step.weights)
         if summed:
             real, syn = real.together(), syn.together()
-        net, params, buffers = step.weights.net, step.weights.params, frozen_norms(step)
-        target = constant_gradients(net, params, buffers, real)
-        value = self._distance(self._counted(net, target), self._counted(net, gradients(net, params, buffers, syn)))
+        params, buffers = step.weights.params, frozen_norms(step)
+        target = self._gradients.constant(params, buffers, real, compiled=step.forward.compiled)
+        value = self._distance(self._counted(target), self._counted(self._gradients(params, buffers, syn)))
         if self._spec.feature_weight:
             features = squared_mean_distance(step.features("real")[TAP], step.features("syn", DRAW)[TAP], step.share)
             features = self._spec.feature_weight * features
@@ -94,9 +95,9 @@ class Gradient(Stateless):
         late = weights.index >= spec.summed_from_network or weights.age >= spec.summed_from_step
         return spec.grouping == "summed" and late
 
-    def _counted(self, net: Network, flat: Tensor) -> list[Tensor]:
+    def _counted(self, flat: Tensor) -> list[Tensor]:
         """(G, P) -> the gradients of the tensors that count, (G, ...) each."""
-        named = torch.func.vmap(net.named)(flat)
+        named = torch.func.vmap(self._gradients.net.named)(flat)
         return [named[name] for name in self._names]
 
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from core import compilation
 from core.catalogue import dataset_info
 from core.data.real_set import RealSet
 from core.distillation import class_gradients
 from core.distillation.build import build
-from core.distillation.class_gradients import Labelled, constant_gradients, gradients
+from core.distillation.class_gradients import ClassGradients, Labelled
 from core.distillation.engine import Engine
 from core.distillation.objectives.gradient import EPSILON, Gradient, absolute, cosine, frozen_norms, row_cosine, squared
 from core.distillation.randomness import rng
@@ -107,10 +108,10 @@ class TestDistances:
         net = build_network(ConvNetSpec(), dataset_info("cifar10"))
         loss = Gradient(GradientSpec(), net)
         one = torch.ones(1, net.num_parameters)
-        counted = loss._counted(net, one)
+        counted = loss._counted(one)
         assert sum(value.shape[1] for value in counted) == 394
         assert all(value.ndim > 2 for value in counted)
-        assert row_cosine(counted, loss._counted(net, -one)).item() == pytest.approx(788, abs=1e-2)
+        assert row_cosine(counted, loss._counted(-one)).item() == pytest.approx(788, abs=1e-2)
 
     def test_vectors_do_not_count(self, digits: RealSet) -> None:
         net = small_net(digits)
@@ -122,7 +123,7 @@ class TestDistances:
             if value.ndim == 1:
                 moved[:, start : start + value.numel()] += 1.0
             start += value.numel()
-        for a, b in zip(loss._counted(net, flat), loss._counted(net, moved), strict=True):
+        for a, b in zip(loss._counted(flat), loss._counted(moved), strict=True):
             assert torch.equal(a, b)
 
 
@@ -140,7 +141,7 @@ class TestGradients:
         net = small_net(digits)
         params = net.init(rng(0, "network")).double()
         expected = torch.stack([plain_gradient(net, params, *pair) for pair in zip(*groups[:2], strict=True)])
-        found = gradients(net, params, {}, groups)
+        found = ClassGradients(net)(params, {}, groups)
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
         pull = torch.randn_like(found)
         ours, theirs = (torch.autograd.grad((value * pull).sum(), groups.images)[0] for value in (found, expected))
@@ -154,30 +155,33 @@ class TestGradients:
         net = small_net(digits)
         params = net.init(rng(0, "network")).double()
         soft = F.one_hot(groups.targets, NUM_CLASSES).double().requires_grad_()
-        found = gradients(net, params, {}, groups._replace(targets=soft))
-        torch.testing.assert_close(found, gradients(net, params, {}, groups))
+        found = ClassGradients(net)(params, {}, groups._replace(targets=soft))
+        torch.testing.assert_close(found, ClassGradients(net)(params, {}, groups))
         (gradient,) = torch.autograd.grad(found.square().sum(), soft)
         assert (gradient.abs().sum((0, 1)) > 0).all()
 
     def test_together_is_the_mixed_batch_and_the_mean_of_the_classes(self, digits: RealSet, groups: Labelled) -> None:
         net = small_net(digits)
         params = net.init(rng(0, "network")).double()
-        found = gradients(net, params, {}, groups.together())
+        found = ClassGradients(net)(params, {}, groups.together())
         assert found.shape == (1, net.num_parameters)
         mixed = plain_gradient(net, params, groups.images.flatten(0, 1), groups.targets.flatten())
         torch.testing.assert_close(found[0], mixed, rtol=1e-10, atol=1e-14)
-        torch.testing.assert_close(found[0], gradients(net, params, {}, groups).mean(0), rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(found[0], ClassGradients(net)(params, {}, groups).mean(0), rtol=1e-10, atol=1e-14)
 
-    @pytest.mark.parametrize("chunk", [2, 64])
+    @pytest.mark.parametrize(("chunk", "from_images"), [(2, 1), (3, 1), (2, 100), (64, 100)])
+    @pytest.mark.parametrize("compiled", [False, True])
     def test_blocks_of_images_add_up(
-        self, digits: RealSet, groups: Labelled, chunk: int, monkeypatch: pytest.MonkeyPatch
+        self, digits: RealSet, groups: Labelled, chunk: int, from_images: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(class_gradients, "CHUNK_IMAGES", chunk)
+        monkeypatch.setitem(class_gradients.BATCHED_BELOW, "cpu", from_images)
+        monkeypatch.setattr(compilation, "compiled", lambda function: function)  # compiling takes half a minute
+        monkeypatch.setattr(compilation, "CHUNK_IMAGES", chunk)
         net = small_net(digits)
         params = net.init(rng(0, "network")).double()
         shares = torch.rand(NUM_CLASSES, 5, dtype=torch.float64, generator=rng(0, "shares")).softmax(1)
         weighted = Labelled.of(groups.images, groups.targets, shares)
-        found = constant_gradients(net, params, {}, weighted)
+        found = ClassGradients(net).constant(params, {}, weighted, compiled=compiled)
         assert not found.requires_grad
         expected = [plain_gradient(net, params, *group) for group in zip(*weighted, strict=True)]
         torch.testing.assert_close(found, torch.stack(expected).detach(), rtol=1e-10, atol=1e-14)
@@ -230,12 +234,12 @@ class TestObjective:
         net = build_network(SMOOTH, digits.info.model_copy(update={"height": 4, "width": 4}))
         params = net.init(rng(0, "network")).double()
         labels = torch.tensor([[0, 0], [1, 1]])
-        target = gradients(net, params, {}, Labelled.of(torch.randn(2, 2, 1, 4, 4, dtype=torch.float64), labels, None))
+        target = ClassGradients(net)(params, {}, Labelled.of(torch.randn(2, 2, 1, 4, 4, dtype=torch.float64), labels, None))
         loss = Gradient(GradientSpec(), net)
 
         def value(images: Tensor) -> Tensor:
-            found = gradients(net, params, {}, Labelled.of(images, labels, None))
-            return row_cosine(loss._counted(net, target), loss._counted(net, found))
+            found = ClassGradients(net)(params, {}, Labelled.of(images, labels, None))
+            return row_cosine(loss._counted(target), loss._counted(found))
 
         images = torch.randn(2, 2, 1, 4, 4, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(value, (images,))
