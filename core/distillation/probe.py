@@ -58,7 +58,7 @@ def _fit_host(engine: Engine, free: int | None = None) -> None:
         return
     per_image = bytes_per_image(engine)
     smallest = engine.smallest_chunk()
-    affordable = int(SHARE * free / per_image)
+    affordable = int(max(0.0, SHARE * free - decoder_bytes(engine)) / per_image)
     if affordable < smallest:
         raise HostMemoryError(
             f"a step keeps the graph of at least {smallest} synthetic images and the features of the real ones beside them, "
@@ -69,10 +69,15 @@ def _fit_host(engine: Engine, free: int | None = None) -> None:
 
 
 def bytes_per_image(engine: Engine) -> int:
-    """What a step holds for each synthetic image: its graph, and its part of the features of its class's real images."""
+    """What a step holds for each synthetic image: its graph, its part of the real features, its pairs with all real images."""
     net, virtual = engine.parts.net, engine.num_virtual
     kept = engine.num_real * net.num_entries(engine.taps) / virtual
-    return int(4 * (GRAPH_COPIES * net.activations_per_image + kept))
+    return int(4 * (GRAPH_COPIES * net.activations_per_image + kept + engine.num_real * engine.entries_per_pair))
+
+
+def decoder_bytes(engine: Engine) -> int:
+    """What the decoder keeps of all images of an iteration, however their networks are cut."""
+    return 4 * engine.num_virtual * engine.parts.parameterization.decoder_entries
 
 
 def _fit_device(engine: Engine) -> None:
