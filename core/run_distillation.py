@@ -50,7 +50,10 @@ class Distillation:
         save_seconds = attempt.file.checkpoint_seconds
         distilled = distil(
             spec, data, experts, hooks=hooks, resume=checkpoint, record=self.record, save=self._save,
-            save_seconds=save_seconds, watch=lambda engine, completed: watch(completed, engine.decoded, self.record, hooks),
+            save_seconds=save_seconds,
+            watch=lambda engine, completed: watch(
+                completed, engine.decoded, self.record, hooks, variants=engine.parts.parameterization.num_variants
+            ),
         )
         save = partial(self._save, distilled.engine)
         try:
@@ -99,6 +102,8 @@ class Distillation:
             labels=distilled.labels.cpu().numpy(),
             initial_images=distilled.initial.cpu().numpy(),
             storage=distilled.storage,
+            factors={name: tensor.cpu().numpy() for name, tensor in distilled.factors.items()},
+            variants=distilled.engine.parts.parameterization.num_variants,
             scores=scores,
             series=record.series,
             seconds=record.seconds,
