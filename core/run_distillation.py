@@ -17,9 +17,9 @@ from core.experts import FromFiles
 from core.machine import device_name, peak_memory_bytes, versions
 from core.progress import Record, Stopped
 from core.report.outcome import Outcome, Score
-from core.specs.compatibility import decoded_per_class
 from core.specs.job import DistillationSpec
 from core.specs.report import EXPERTS_DIR, ResultLine
+from core.specs.storage import images_per_class
 
 
 class Distillation:
@@ -47,14 +47,17 @@ class Distillation:
             self.record.warn(hooks, "dataset_unverified", warning)
         hooks.phase("distilling", spec.method.num_networks or spec.method.max_iterations)
         experts = FromFiles(attempt.folder / EXPERTS_DIR, spec, data)
-        num_images = decoded_per_class(spec.method.parameterization, spec.ipc) * data.num_classes
+        num_images = images_per_class(spec.method.parameterization, spec.ipc, data.info).epoch * data.num_classes
         watch = HeldOut(
             spec.evaluation, data, num_images=num_images, num_iterations=spec.method.max_iterations, seed=spec.seed
         )
         save_seconds = attempt.file.checkpoint_seconds
         distilled = distil(
             spec, data, experts, hooks=hooks, resume=checkpoint, record=self.record, save=self._save,
-            save_seconds=save_seconds, watch=lambda engine, completed: watch(completed, engine.decoded, self.record, hooks),
+            save_seconds=save_seconds,
+            watch=lambda engine, completed: watch(
+                completed, engine.decoded, self.record, hooks, variants=engine.parts.parameterization.num_variants
+            ),
         )
         save = partial(self._save, distilled.engine)
         try:
@@ -103,6 +106,8 @@ class Distillation:
             labels=distilled.labels.cpu().numpy(),
             initial_images=distilled.initial.cpu().numpy(),
             storage=distilled.storage,
+            factors={name: tensor.cpu().numpy() for name, tensor in distilled.factors.items()},
+            variants=distilled.engine.parts.parameterization.num_variants,
             scores=scores,
             series=record.series,
             seconds=record.seconds,

@@ -31,6 +31,7 @@ from core.distillation.objectives.layerwise_feature import LayerwiseFeature
 from core.distillation.objectives.mean_feature import MeanFeature
 from core.distillation.objectives.rkhs import RKHS
 from core.distillation.optimizer import SGD
+from core.distillation.parameterizations.bases_hallucinators import BasesHallucinators
 from core.distillation.parameterizations.multi_formation import MultiFormation
 from core.distillation.parameterizations.pixels import Pixels
 from core.distillation.protocols import (
@@ -46,11 +47,13 @@ from core.distillation.protocols import (
 )
 from core.distillation.selection.representative import Representative
 from core.distillation.selection.uniform import Uniform
+from core.distillation.terms.adversarial_contrast import AdversarialContrast
 from core.distillation.terms.class_centralization import ClassCentralization
 from core.distillation.terms.class_discriminative import ClassDiscriminative
 from core.distillation.terms.classification_regulariser import ClassificationRegulariser
 from core.distillation.terms.historical_prototypes import HistoricalPrototypes
 from core.distillation.terms.local_covariance import LocalCovariance
+from core.distillation.terms.mutual_information import MutualInformation
 from core.experts import Experts
 from core.networks.build import build_network
 from core.networks.network import Network
@@ -86,6 +89,7 @@ from core.specs.objective import (
 from core.specs.requirements import pool_of_init, pool_of_models, pool_of_term
 from core.specs.selection import RepresentativeSpec, SelectionSpec, UniformSpec
 from core.specs.synthetic import (
+    BasesHallucinatorsSpec,
     HardLabelsSpec,
     LabelsSpec,
     MultiFormationSpec,
@@ -95,11 +99,13 @@ from core.specs.synthetic import (
     SGDSpec,
 )
 from core.specs.terms import (
+    AdversarialContrastSpec,
     ClassCentralizationSpec,
     ClassDiscriminativeSpec,
     ClassificationRegulariserSpec,
     HistoricalPrototypesSpec,
     LocalCovarianceSpec,
+    MutualInformationSpec,
     TermSpec,
 )
 
@@ -142,8 +148,8 @@ def build(spec: DistillationSpec, data: RealSet, experts: Experts) -> Compositio
     net = build_network(method.network, data.info)
     deterministic = spec.resources.deterministic and device.type == "cuda"
     augmentation = build_augmentation(method.augmentation, deterministic=deterministic)
-    losses = (build_objective(method.objective, net), *(build_term(term, seed, experts) for term in method.terms))
-    parameterization = build_parameterization(method.parameterization, spec.ipc, data)
+    losses = (build_objective(method.objective, net), *(build_term(term, net, data, seed, experts) for term in method.terms))
+    parameterization = build_parameterization(method.parameterization, spec.ipc, data, seed)
     num_virtual = parameterization.num_virtual_per_class * data.num_classes
     models = build_models(method, net, data, augmentation, seed, experts, num_virtual)
     labels = build_labels(method.labels)
@@ -178,7 +184,7 @@ def build_objective(spec: ObjectiveSpec, net: Network) -> Loss:
             assert_never(spec)
 
 
-def build_term(spec: TermSpec, seed: int, experts: Experts) -> Loss:
+def build_term(spec: TermSpec, net: Network, data: RealSet, seed: int, experts: Experts) -> Loss:
     """One of the slot `terms`."""
     match spec:
         case ClassCentralizationSpec():
@@ -191,6 +197,10 @@ def build_term(spec: TermSpec, seed: int, experts: Experts) -> Loss:
             return ClassDiscriminative(spec)
         case ClassificationRegulariserSpec():
             return ClassificationRegulariser(spec)
+        case AdversarialContrastSpec():
+            return AdversarialContrast(spec, net, seed, data.device)
+        case MutualInformationSpec():
+            return MutualInformation(spec, net, seed, data.device)
         case _:
             assert_never(spec)
 
@@ -224,13 +234,15 @@ def build_models(
             assert_never(spec)
 
 
-def build_parameterization(spec: ParameterizationSpec, ipc: int, data: RealSet) -> Parameterization:
+def build_parameterization(spec: ParameterizationSpec, ipc: int, data: RealSet, seed: int) -> Parameterization:
     """Slot `parameterization`."""
     match spec:
         case PixelsSpec():
             return Pixels(spec, ipc, data)
         case MultiFormationSpec():
             return MultiFormation(spec, ipc, data)
+        case BasesHallucinatorsSpec():
+            return BasesHallucinators(spec, ipc, data, seed)
         case _:
             assert_never(spec)
 

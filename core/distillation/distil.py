@@ -34,6 +34,9 @@ class Distilled:
     storage: dict[str, int]
     """Stored scalars by kind."""
 
+    factors: dict[str, Tensor]
+    """What is stored, where the decoded images do not say it better (`Parameterization.export`); else empty."""
+
     record: Record
     engine: Engine
 
@@ -112,4 +115,5 @@ def distil(
         raise
     keep_time()
     images, labels = engine.decoded()
-    return Distilled(images, labels, engine.initial, composition.parameterization.storage(), record, engine)
+    stored = composition.parameterization
+    return Distilled(images, labels, engine.initial, stored.storage(), stored.export(), record, engine)

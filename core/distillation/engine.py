@@ -66,7 +66,7 @@ class Engine:
         parameterization.fill(self.initial.unflatten(0, (data.num_classes, -1)))
         self._plan = merge([loss.plan() for loss in composition.losses])
         if compiled is None:
-            work = activations_per_iteration(composition, self._plan, data.num_classes) * num_iterations
+            work = activations_per_iteration(composition, self._plan) * num_iterations
             compiled = compilation.pays(work, device)
         self.compiled = compiled
         self._forward = Forward.on(device, composition.net, compile_passes=compiled, training=True)
@@ -163,8 +163,8 @@ class Engine:
 
     @property
     def num_virtual(self) -> int:
-        """Synthetic images that networks can see."""
-        return self.parts.parameterization.num_virtual_per_class * self.data.num_classes
+        """Synthetic images of an iteration."""
+        return sum(self.parts.parameterization.count(draw) for draw in self._plan.syn)
 
     @property
     def num_real(self) -> int:
@@ -186,11 +186,16 @@ class Engine:
         """Whether a loss differentiates a gradient of the network."""
         return self._plan.second_order
 
+    @property
+    def entries_per_pair(self) -> int:
+        """Numbers that the losses keep for each pair of a synthetic and a real image."""
+        return self._plan.entries_per_pair
+
     def smallest_chunk(self) -> int:
         """Synthetic images that must be computed together: those of one class, or all where losses or norms couple classes."""
         if not self._plan.separable or self.parts.net.mixes_images:
             return self.num_virtual
-        return self.parts.parameterization.num_virtual_per_class
+        return self.num_virtual // self.data.num_classes
 
     def trial(self) -> None:
         """Compute the gradient of the next iteration and forget it: what it takes can be measured, nothing moves."""
@@ -286,9 +291,9 @@ class Engine:
         return images[order].clone(), self.parts.labels.targets(index, classes)[order].clone()
 
 
-def activations_per_iteration(parts: Composition, plan: Plan, num_classes: int) -> float:
+def activations_per_iteration(parts: Composition, plan: Plan) -> float:
     """Activations that the networks of one iteration compute; the backward pass to the synthetic images counts once more."""
-    syn = parts.parameterization.num_virtual_per_class * num_classes
+    syn = sum(parts.parameterization.count(draw) for draw in plan.syn)
     real = 0 if plan.real is None else parts.selection.count(plan.real)
     return float(parts.net.activations_per_image * (real + 2 * syn))
 

@@ -18,7 +18,7 @@ class SGD:
 
     def __init__(self, spec: SGDSpec, parameters: dict[str, list[Tensor]]) -> None:
         """Keep the parameters by kind; each kind has its learning rate."""
-        rates = {"pixels": spec.lr_img}
+        rates = {"pixels": spec.lr_img, "bases": spec.lr_img, "hallucinators": spec.lr_hallucinator}
         self._momentum = spec.momentum
         self._milestones, self._decay = spec.milestones, spec.decay
         self._groups = {kind: (rates[kind], tensors) for kind, tensors in parameters.items()}

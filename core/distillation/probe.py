@@ -61,7 +61,7 @@ def _fit_host(engine: Engine, free: int | None = None) -> None:
         return
     per_image = bytes_per_image(engine)
     smallest = engine.smallest_chunk()
-    affordable = int(SHARE * free / per_image)
+    affordable = int(max(0.0, SHARE * free - decoder_bytes(engine)) / per_image)
     if affordable < smallest:
         raise HostMemoryError(
             f"a step keeps the graph of at least {smallest} synthetic images and the features of the real ones beside them, "
@@ -72,16 +72,20 @@ def _fit_host(engine: Engine, free: int | None = None) -> None:
 
 
 def bytes_per_image(engine: Engine) -> int:
-    """What a step holds for each synthetic image: its graph, and its part of what its class needs once.
-
-    That is the features of the class's real images and, where gradients are matched, those of the weights.
+    """What a step holds for each synthetic image: its graph, its pairs with all real images, and its part of what its class
+    needs once: the features of the class's real images and, where gradients are matched, those of the weights.
     """
     net, virtual = engine.parts.net, engine.num_virtual
-    kept = engine.num_real * net.num_entries(engine.taps) / virtual
+    kept = engine.num_real * (net.num_entries(engine.taps) / virtual + engine.entries_per_pair)
     if not engine.second_order:
         return int(4 * (GRAPH_COPIES * engine.activations_per_image + kept))
     kept += GRADIENT_COPIES * net.num_parameters / engine.parts.parameterization.num_virtual_per_class
     return int(4 * (SECOND_ORDER_COPIES * engine.activations_per_image + kept))
+
+
+def decoder_bytes(engine: Engine) -> int:
+    """What the decoder keeps of all images of an iteration, however their networks are cut."""
+    return 4 * engine.num_virtual * engine.parts.parameterization.decoder_entries
 
 
 def _fit_device(engine: Engine) -> None:

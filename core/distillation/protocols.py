@@ -21,7 +21,8 @@ from core.networks.network import Network, Tensors
 if TYPE_CHECKING:
     from core.distillation.step import Step
 
-DrawKind = Literal["per_class", "all", "minibatch"]
+DrawKind = Literal["per_class", "all", "minibatch", "pairs"]
+"""`pairs`: images of the synthetic set that share what is their own, a basis, and differ in what all classes share."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Draw:
 
     kind: DrawKind = "per_class"
     count: int = 0
-    """Images (per class, for `per_class`); 0 leaves the number to the slot that answers."""
+    """Images (per class, for `per_class`; pairs, for `pairs`); 0 leaves the number to the slot that answers."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Plan:
     second_order: bool = False
     """Whether the synthetic side differentiates a gradient of the network, whose graph is larger than that of features."""
 
+    entries_per_pair: int = 0
+    """Numbers that the value keeps for each pair of a synthetic and a real image."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -64,7 +68,7 @@ class Batch:
     """(U,) int64."""
 
     rows: tuple[Tensor, ...]
-    """For each draw its rows among the U: (K, M) if per class, else (M,); int64."""
+    """For each draw its rows among the U: (K, M) if per class, (2, M) for pairs, else (M,); int64."""
 
     draws: tuple[Draw, ...]
 
@@ -116,6 +120,12 @@ class Parameterization(Part, Protocol):
     num_initial_per_class: int
     """Real images per class that `fill` wants."""
 
+    num_variants: int
+    """Virtual images that stand for one another, side by side: an epoch of training on the set shows one of so many."""
+
+    decoder_entries: int
+    """Numbers that the decoder's graph keeps for each image, beside the image itself."""
+
     def fill(self, images: Tensor) -> None:
         """Start from (K, n, C, H, W) images chosen by `Init`."""
         ...
@@ -124,8 +134,12 @@ class Parameterization(Part, Protocol):
         """(K, n, C, H, W) real images -> (K * M, C, H, W): what the set would decode to if it were made of them."""
         ...
 
+    def count(self, draw: Draw) -> int:
+        """Images that `indices` will answer with, over all classes."""
+        ...
+
     def indices(self, draw: Draw, generator: torch.Generator) -> Tensor:
-        """Virtual images that answer a draw: (K, M) or (M,) int64 on the CPU."""
+        """Virtual images that answer a draw: (K, M), for pairs (2, M), else (M,); int64 on the CPU."""
         ...
 
     def decode(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,6 +152,10 @@ class Parameterization(Part, Protocol):
 
     def storage(self) -> dict[str, int]:
         """Stored scalars by kind."""
+        ...
+
+    def export(self) -> Tensors:
+        """What is stored, where the decoded images do not say it better; else empty."""
         ...
 
 
@@ -252,6 +270,7 @@ def merge(plans: Sequence[Plan]) -> Plan:
         separable=all(plan.separable for plan in plans),
         own_activations=sum(plan.own_activations for plan in plans),
         second_order=any(plan.second_order for plan in plans),
+        entries_per_pair=sum(plan.entries_per_pair for plan in plans),
     )
 
 

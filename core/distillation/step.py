@@ -115,7 +115,7 @@ class Step:
             name: stream of the draw.
 
         Returns:
-            (K, M, C, H, W) and (K, M, ...) if per class, else (M, C, H, W) and (M, ...).
+            (K, M, C, H, W) and (K, M, ...) if per class, (2, M, ...) for pairs, else (M, C, H, W) and (M, ...).
         """
         rows = self.parameterization.indices(draw, self.rng(name))
         images, classes = self.parameterization.decode(rows.reshape(-1))
@@ -124,10 +124,10 @@ class Step:
 
     def chunks(self, limit: int) -> Iterator[Step]:
         """This step cut into runs of classes with at most `limit` synthetic images each; itself when it must stay whole."""
-        per_class = [rows.shape[1] for rows in self.syn.rows if rows.ndim == 2]
-        if not self.plan.separable or self.forward.mixes_images or len(per_class) != len(self.syn.rows):
+        if not self.plan.separable or self.forward.mixes_images or any(d.kind != "per_class" for d in self.syn.draws):
             yield self
             return
+        per_class = [rows.shape[1] for rows in self.syn.rows]
         count = self.stop - self.start
         _, size = chunk_sizes(count, max(1, limit // max(1, sum(per_class))))
         for first in range(self.start, self.stop, size):

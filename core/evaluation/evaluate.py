@@ -86,7 +86,7 @@ def evaluate(
         ipc: budget of random selection and of coresets, images per class.
         seed: seed of the job.
         experts: answers for the pools of the coresets among the baselines.
-        parameterization: packs the baseline `mosaic`.
+        parameterization: packs the baseline `mosaic`, and knows which of the synthetic images stand for one another.
         record: finished units and curves; a new one when absent.
         hooks: told about progress; may ask to stop.
         save: called after units, when the last call is `save_seconds` ago, and when stopping.
@@ -100,7 +100,7 @@ def evaluate(
     sets = Sets(
         spec, data, (images, labels), ipc=ipc, seed=seed, experts=experts, parameterization=parameterization, hooks=hooks
     )
-    runner = _Runner(spec, data, sets, seed, record, hooks, num_images=len(labels))
+    runner = _Runner(spec, data, sets, seed, record, hooks, num_images=len(labels) // parameterization.num_variants)
     hooks.phase("evaluating", len(runner.units) * runner.passes)
     saved = started = time.monotonic()
     before = record.seconds.get("evaluating", 0.0)
@@ -136,6 +136,7 @@ class _Runner:
         data, hooks = self._data, self._hooks
         trainer = self._trainer(unit.network)
         images, labels = self._sets.of(unit.name, unit.index)
+        variants = self._sets.variants(unit.name)
 
         def on_epoch(finished: int) -> None:
             done = position * self.passes + finished
@@ -143,7 +144,7 @@ class _Runner:
 
         trained = trainer.train(
             images, labels, seed=self._seed, name="evaluation", index=unit.index, hooks=hooks, on_epoch=on_epoch,
-            curve_points=CURVE_POINTS if position == 0 else 0,
+            curve_points=CURVE_POINTS if position == 0 else 0, variants=variants,
         )
         for series, points in ((LOSS_SERIES, trained.loss), (ACCURACY_SERIES, trained.accuracy)):
             for at, value in points:

@@ -25,8 +25,10 @@ class HeldOut:
         num_runs = 1 + num_iterations // self._every if self._every else 0
         self._trainer = trainer_of(spec, spec.network, data, num_images, num_runs) if self._every else None
 
-    def __call__(self, completed: int, decoded: Callable[[], tuple[Tensor, Tensor]], record: Record, hooks: Hooks) -> None:
-        """Look at the set after `completed` iterations, once for each such number."""
+    def __call__(
+        self, completed: int, decoded: Callable[[], tuple[Tensor, Tensor]], record: Record, hooks: Hooks, *, variants: int = 1
+    ) -> None:
+        """Look at the set after `completed` iterations, once for each such number; `variants` as in `Trainer.train`."""
         if self._trainer is None or not completed or completed % self._every:
             return
         if any(at == completed for at, _ in record.series.get(HELD_OUT_SERIES, [])):
@@ -34,7 +36,7 @@ class HeldOut:
         (images, labels), data = decoded(), self._data
         with hooks.busy("watching on held-out images"):
             trained = self._trainer.train(
-                images, labels, seed=self._seed, name="held_out_watch", index=completed, hooks=hooks
+                images, labels, seed=self._seed, name="held_out_watch", index=completed, hooks=hooks, variants=variants
             )
             value = self._trainer.accuracy(trained, data, data.held_out_images, data.held_out_labels)
         record.add(hooks, HELD_OUT_SERIES, completed, value)

@@ -71,6 +71,10 @@ class Sets:
                     self._coresets[name] = _labelled(chosen.flatten(0, 1), data)
                 return self._coresets[name]
 
+    def variants(self, name: ScoreName) -> int:
+        """Images of the set, side by side, of which an epoch shows one: several where one basis has several hallucinations."""
+        return self._parameterization.num_variants if name in {"distilled", "distilled_8bit"} else 1
+
 
 def random_selection(data: RealSet, ipc: int, seed: int, index: int) -> LabelledImages:
     """Draw number `index` of random real images at the budget of `ipc` per class: the baseline."""

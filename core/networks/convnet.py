@@ -41,7 +41,8 @@ class Block(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Taps: `activation1`.. (N, width, H, W) before the pool of a block and `block1`.. after it, and the common three.
+    """Taps: `activation1`.. (N, width, H, W) before the pool of a block, `block1`.. after it, `pooled1`.. (N, width) the mean
+    over its positions, and the common three.
 
     `map` is the last block, `flat` (N, D) the same as a vector, `logits` (N, K).
     """
@@ -57,7 +58,8 @@ class ConvNet(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.head = nn.Linear(spec.width * height * width, num_classes)
         numbers = range(1, spec.depth + 1)
-        self.taps = (*(name for i in numbers for name in (f"activation{i}", f"block{i}")), "map", "flat", "logits")
+        names = (f"{name}{i}" for i in numbers for name in ("activation", "block", "pooled"))
+        self.taps = (*names, "map", "flat", "logits")
 
     def forward(self, images: Tensor, taps: tuple[str, ...]) -> dict[str, Tensor]:
         """Compute all features, the logits when they are asked for, and return the taps by name."""
@@ -65,6 +67,8 @@ class ConvNet(nn.Module):
         for number, block in enumerate(self.blocks, start=1):
             images, found[f"activation{number}"] = block(images)
             found[f"block{number}"] = images
+            if f"pooled{number}" in taps:
+                found[f"pooled{number}"] = images.mean((2, 3))
         found["map"], found["flat"] = images, images.flatten(1)
         if "logits" in taps:
             found["logits"] = self.head(found["flat"])

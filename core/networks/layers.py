@@ -47,10 +47,11 @@ def flat_size(body: nn.Module, image_shape: tuple[int, int, int]) -> int:
 class FeatureNet(nn.Module):
     """A body that computes a feature map, a neck that makes a vector of it, and one linear layer.
 
-    Taps: `map` (N, C, H, W), `flat` (N, D) input of the linear layer, `logits` (N, K).
+    Taps: `map` (N, C, H, W), `pooled1` (N, C) its mean over positions, `flat` (N, D) input of the linear layer, and `logits`
+    (N, K).
     """
 
-    taps: tuple[str, ...] = ("map", "flat", "logits")
+    taps: tuple[str, ...] = ("map", "pooled1", "flat", "logits")
 
     def __init__(
         self, body: nn.Module, image_shape: tuple[int, int, int], num_classes: int, *, neck: nn.Module | None = None
@@ -65,6 +66,8 @@ class FeatureNet(nn.Module):
         """Compute the features, the logits when they are asked for, and return the taps by name."""
         found = {"map": self.body(images)}
         found["flat"] = self.neck(found["map"])
+        if "pooled1" in taps:
+            found["pooled1"] = found["map"].mean((2, 3))
         if "logits" in taps:
             found["logits"] = self.head(found["flat"])
         return {name: found[name] for name in taps}

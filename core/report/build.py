@@ -3,6 +3,8 @@
 | file | kind | holds |
 |---|---|---|
 | data.safetensors | dataset | images in network space, float32, and labels |
+| factors.safetensors | dataset | bases and hallucinators, where the images are made of such |
+| decode_factors.py | dataset | a program that makes the images of them |
 | data.parquet | dataset | 8-bit PNG images and class labels, as Hugging Face's `datasets` reads them |
 | images.zip | images | the same PNG images, one folder per class |
 | preview.png, preview_initial.png | preview | the set and what it started from, for a person |
@@ -16,12 +18,13 @@ Equal outcomes give equal bytes: nothing here reads a clock or draws a random nu
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from core.report import curves, page
+from core.report import curves, decode_factors, page
 from core.report.export import facts, pictures, to_8bit, write_parquet, write_safetensors, write_zip
 from core.report.layout import cut
 from core.report.manifest import build_manifest
@@ -33,6 +36,8 @@ from core.specs.report import ArtifactLine
 
 TABLE: dict[str, tuple[str, str]] = {
     "data.safetensors": ("dataset", "application/octet-stream"),
+    "factors.safetensors": ("dataset", "application/octet-stream"),
+    "decode_factors.py": ("dataset", "text/x-python; charset=utf-8"),
     "data.parquet": ("dataset", "application/vnd.apache.parquet"),
     "images.zip": ("images", "application/zip"),
     "preview.png": ("preview", "image/png"),
@@ -44,6 +49,9 @@ TABLE: dict[str, tuple[str, str]] = {
 }
 """Kind and media type of every file, in the order they are written."""
 
+FACTORED = ("factors.safetensors", "decode_factors.py")
+"""Files of sets that store more than their images."""
+
 
 def write_artifacts(outcome: Outcome, out: Path) -> list[ArtifactLine]:
     """Write all files into `out`, the manifest last, and announce them.
@@ -52,6 +60,7 @@ def write_artifacts(outcome: Outcome, out: Path) -> list[ArtifactLine]:
         One line for each file, in the order of `TABLE`; `file` is relative to the parent of `out`, the job directory.
     """
     out.mkdir(parents=True, exist_ok=True)
+    table = {name: entry for name, entry in TABLE.items() if outcome.factors or name not in FACTORED}
     info = outcome.info
     about = facts(outcome)
     final = to_8bit(outcome.images, info.mean, info.std)
@@ -60,6 +69,9 @@ def write_artifacts(outcome: Outcome, out: Path) -> list[ArtifactLine]:
     arrays: dict[str, NDArray[Any]] = {"images": outcome.images, "labels": outcome.labels}
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
     write_safetensors(out / "data.safetensors", arrays, metadata)
+    if outcome.factors:
+        write_safetensors(out / "factors.safetensors", outcome.factors, metadata)
+        shutil.copyfile(decode_factors.__file__, out / "decode_factors.py")
     items = list(pictures(final, outcome.labels, info.classes))
     write_parquet(out / "data.parquet", items, about)
     write_zip(out / "images.zip", items, about)
@@ -67,18 +79,19 @@ def write_artifacts(outcome: Outcome, out: Path) -> list[ArtifactLine]:
     shown = cut(outcome.labels, info.num_classes, info.height, info.width)
     made = "distilled" if outcome.spec.method.max_iterations else "selected"
     preview(final, shown, info.classes, f"{info.title}, {made}").save(out / "preview.png")
-    preview(initial, shown, info.classes, f"{info.title}, before distillation").save(out / "preview_initial.png")
+    before = cut(outcome.labels[:: outcome.variants], info.num_classes, info.height, info.width)
+    preview(initial, before, info.classes, f"{info.title}, before distillation").save(out / "preview_initial.png")
     drawn = curves.draw_each(outcome)
     (out / "curves.png").write_bytes(curves.compose(drawn))
 
-    data_files = [out / name for name in TABLE if (out / name).suffix not in {".json", ".html"}]
+    data_files = [out / name for name in table if (out / name).suffix not in {".json", ".html"}]
     write_json(out / "report.json", build_report(outcome, data_files))
     html = page.render(outcome, items, initial, shown, drawn, data_files)
     (out / "report.html").write_text(html, encoding="utf-8")
 
-    files = [(out / name, TABLE[name][1]) for name in TABLE if name != "manifest.json"]
+    files = [(out / name, table[name][1]) for name in table if name != "manifest.json"]
     write_json(out / "manifest.json", build_manifest(outcome, files))
     return [
         ArtifactLine(kind=kind, name=name, file=f"{out.name}/{name}", media_type=media_type)
-        for name, (kind, media_type) in TABLE.items()
+        for name, (kind, media_type) in table.items()
     ]

@@ -11,6 +11,9 @@ from core.catalogue import DatasetInfo
 from core.report.outcome import Outcome
 
 FORMAT = 1
+_FACTORS = {
+    "factors.safetensors": "bases, their labels and hallucinators; decode_factors.py makes the normalised images of them",
+}
 
 
 def sha256_of(path: Path) -> str:
@@ -44,7 +47,7 @@ def build_manifest(outcome: Outcome, files: Sequence[tuple[Path, str]]) -> dict[
             "data.safetensors": "images (N, C, H, W) float32 are normalised already: use them as they are; labels int64",
             "data.parquet": "8-bit PNG images: divide by 255, subtract mean, divide by std, before training",
             "images.zip": "the same 8-bit PNG images; folders sort by class index",
-        },
+        } | (_FACTORS if outcome.factors else {}),
         "files": file_facts(files),
     }
 

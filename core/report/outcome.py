@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +73,7 @@ class Outcome:
     """(N,) class indices."""
 
     initial_images: NDArray[np.float32]
-    """(N, C, H, W) what the set started from, in network space."""
+    """(N / variants, C, H, W) what the set started from, in network space."""
 
     storage: Mapping[str, int]
     """Stored scalars by kind, for example `{"pixels": 7840}`."""
@@ -98,3 +98,8 @@ class Outcome:
     """What one step took before the loop began: `seconds`, `peak_memory_bytes`, `chunk_images`; empty without a loop."""
 
     resumed_from_step: int = 0
+    factors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """What is stored, where the decoded images do not say it better, by name: bases and hallucinators; else empty."""
+
+    variants: int = 1
+    """Images, side by side, that stand for one another: an epoch of the evaluation shows one of so many."""

@@ -144,7 +144,7 @@ def render(
     Args:
         outcome: the job.
         items: the N distilled images, encoded.
-        initial: (N, C, H, W) uint8 images it started from.
+        initial: (N / variants, C, H, W) uint8 images it started from.
         cut: which of them to show.
         drawn: the curves for a light page; this function adds those for a dark one.
         files: the artifacts written so far, whose bytes it states.
@@ -175,7 +175,7 @@ def render(
         "columns": cut.columns,
         "cut_note": cut.note,
         "pairs": [
-            (row.name, _uri(png_bytes(to_pillow(initial[positions[0]]))), row.images[0])
+            (row.name, _uri(png_bytes(to_pillow(initial[positions[0] // outcome.variants]))), row.images[0])
             for row, positions in zip(shown[:_MAX_PAIRS], cut.rows, strict=False) if positions
         ],
         "curves": [(_uri(light), _uri(dark)) for light, dark in zip(drawn, dark_drawn, strict=True)],

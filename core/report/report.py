@@ -26,16 +26,20 @@ def budget(outcome: Outcome) -> dict[str, Any]:
 
 
 def size(outcome: Outcome) -> dict[str, Any]:
-    """How much smaller the set is: images, and bytes of float32 scalars and of 8-bit images, against the real training set."""
+    """How much smaller the set is: images, and bytes of float32 scalars and of 8-bit images, against the real training set.
+
+    Stored images are what the stored scalars would make as pixels; where images stand for one another an epoch shows fewer.
+    """
     info = outcome.info
     decoded, real = len(outcome.labels), sum(info.train_per_class)
-    stored = outcome.spec.ipc * info.num_classes
+    stored = round(sum(outcome.storage.values()) / info.scalars_per_image, 2)
     real_bytes = real * info.scalars_per_image
     stored_bytes = _FLOAT_BYTES * sum(outcome.storage.values())
     decoded_bytes = decoded * info.scalars_per_image
     return {
-        "stored_images": stored, "stored_image_ratio": ratio(stored, real),
-        "decoded_images": decoded, "real_training_images": real, "image_ratio": ratio(decoded, real),
+        "stored_images": int(stored) if stored.is_integer() else stored, "stored_image_ratio": ratio(stored, real),
+        "decoded_images": decoded, "images_per_epoch": decoded // outcome.variants,
+        "real_training_images": real, "image_ratio": ratio(decoded, real),
         "stored_float32_bytes": stored_bytes, "decoded_8bit_bytes": decoded_bytes, "real_training_8bit_bytes": real_bytes,
         "stored_float32_byte_ratio": ratio(stored_bytes, real_bytes),
         "decoded_8bit_byte_ratio": ratio(decoded_bytes, real_bytes),

@@ -22,21 +22,20 @@ from core.specs.models import (
 from core.specs.network import ConvNetSpec, MLPSpec, NetworkSpec, network_name
 from core.specs.objective import GaussianSpec, GradientSpec, LayerwiseFeatureSpec
 from core.specs.requirements import pool_of_init, pool_of_models, pool_of_term
-from core.specs.synthetic import MultiFormationSpec, ParameterizationSpec
-from core.specs.terms import ClassCentralizationSpec, ClassificationRegulariserSpec, LocalCovarianceSpec
-
-
-def decoded_per_class(parameterization: ParameterizationSpec, ipc: int) -> int:
-    """Images per class that networks see."""
-    if isinstance(parameterization, MultiFormationSpec):
-        return ipc * parameterization.factor ** (2 if parameterization.axes == "both" else 1)
-    return ipc
+from core.specs.storage import images_per_class
+from core.specs.synthetic import BasesHallucinatorsSpec, MultiFormationSpec, PixelsSpec
+from core.specs.terms import (
+    AdversarialContrastSpec,
+    ClassCentralizationSpec,
+    ClassificationRegulariserSpec,
+    LocalCovarianceSpec,
+)
 
 
 def spread_needs_two_images(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
     """One image equals its own mean: a covariance or a spread has no gradient."""
     method = spec.method
-    if not method.max_iterations or decoded_per_class(method.parameterization, spec.ipc) > 1:
+    if not method.max_iterations or images_per_class(method.parameterization, spec.ipc, info).seen > 1:
         return None
     places = [
         (f"/method/terms/{i}", f"term {term.kind!r}")
@@ -137,21 +136,43 @@ def cells_have_pixels(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem
 
 
 def class_fills_the_set(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
-    """A packed set that starts from real images takes several of them for each stored one."""
+    """A set that starts from real images may take more of them than it has images to store: cells, or bases."""
     method = spec.method
-    packed = isinstance(method.parameterization, MultiFormationSpec)
-    if not packed or (isinstance(method.init, NoiseInitSpec) and "mosaic" not in spec.evaluation.baselines):
+    stored = method.parameterization
+    from_noise = isinstance(method.init, NoiseInitSpec) and "mosaic" not in spec.evaluation.baselines
+    if isinstance(stored, PixelsSpec) or from_noise:
         return None
     counts = info.train_per_class_after(spec.dataset.held_out_fraction)
-    smallest, needed = min(counts), decoded_per_class(method.parameterization, spec.ipc)
+    smallest, needed = min(counts), images_per_class(stored, spec.ipc, info).initial
     if needed <= smallest:
         return None
     label = info.classes[counts.index(smallest)]
+    field = "factor" if isinstance(stored, MultiFormationSpec) else "num_bases_per_class"
     return FieldProblem(
         "/ipc", "ipc_too_large",
-        f"ipc {spec.ipc} with parameterization.factor {getattr(method.parameterization, 'factor', 1)} starts from {needed} "
-        f"real images per class, but class {label!r} of {info.name} has only {smallest}",
+        f"ipc {spec.ipc} with parameterization.{field} {getattr(stored, field)} starts from {needed} real images per class, "
+        f"but class {label!r} of {info.name} has only {smallest}",
     )
+
+
+def pairs_exist(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
+    """HaBa's adversary compares two hallucinations of one basis."""
+    stored = spec.method.parameterization
+    for i, term in enumerate(spec.method.terms):
+        if not isinstance(term, AdversarialContrastSpec):
+            continue
+        if not isinstance(stored, BasesHallucinatorsSpec):
+            return FieldProblem(
+                f"/method/terms/{i}", "no_pairs",
+                f"term {term.kind!r} compares two hallucinations of one basis, which parameterization {stored.kind!r} does not "
+                "have; use 'bases_hallucinators'",
+            )
+        if stored.num_hallucinators < 2:
+            return FieldProblem(
+                "/method/parameterization/num_hallucinators", "no_pairs",
+                f"term {term.kind!r} compares two hallucinations of one basis; parameterization.num_hallucinators is 1",
+            )
+    return None
 
 
 def batch_norms_see_two_values(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
@@ -170,9 +191,10 @@ def _trainings(spec: DistillationSpec, info: DatasetInfo) -> Iterator[tuple[Netw
     """Whatever trains a network: its architecture, number of images, batch size, and the pointer to that."""
     method, evaluation = spec.method, spec.evaluation
     models = method.models
-    decoded = decoded_per_class(method.parameterization, spec.ipc) * info.num_classes
+    images = images_per_class(method.parameterization, spec.ipc, info)
+    decoded = images.decoded * info.num_classes
     for network in (evaluation.network, *evaluation.cross_networks):
-        for count in (decoded, spec.ipc * info.num_classes):
+        for count in (images.epoch * info.num_classes, spec.ipc * info.num_classes):
             yield network, count, evaluation.batch_size, "/evaluation/batch_size"
     if isinstance(models, GrowingQueueSpec):
         yield method.network, models.batch_size, models.batch_size, "/method/models/batch_size"
@@ -202,6 +224,6 @@ def _trainings(spec: DistillationSpec, info: DatasetInfo) -> Iterator[tuple[Netw
 
 COMPATIBILITY = (
     spread_needs_two_images, accuracy_is_known, pool_is_trained, layers_exist, cells_have_pixels, class_fills_the_set,
-    batch_norms_see_two_values,
+    batch_norms_see_two_values, pairs_exist,
 )
 """Every predicate of this file."""

@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, Field
 
 from core.catalogue import DatasetInfo
-from core.specs.compatibility import decoded_per_class
 from core.specs.evaluation import EvaluationSpec
 from core.specs.experts import PoolSpec
 from core.specs.job import DistillationSpec
@@ -21,7 +20,14 @@ from core.specs.network import ConvNetSpec, NetworkSpec
 from core.specs.objective import GradientSpec, LayerwiseFeatureSpec
 from core.specs.requirements import required_pools
 from core.specs.selection import RepresentativeSpec
-from core.specs.terms import ClassCentralizationSpec, HistoricalPrototypesSpec
+from core.specs.storage import decoder_entries, decoder_macs, images_per_class
+from core.specs.terms import (
+    AdversarialContrastSpec,
+    ClassCentralizationSpec,
+    ClassDiscriminativeSpec,
+    HistoricalPrototypesSpec,
+    MutualInformationSpec,
+)
 
 GRAPH_COPIES = 3
 """Tensors of the size of a layer's output that its backward pass keeps: convolution, norm, activation."""
@@ -132,15 +138,42 @@ def _num_real(spec: DistillationSpec, info: DatasetInfo) -> int:
     return min(spec.method.selection.real_batch_per_class, smallest) * info.num_classes
 
 
+def _paired_images(spec: DistillationSpec, info: DatasetInfo, term: AdversarialContrastSpec) -> int:
+    """Images whose pairs the adversary compares."""
+    bases = images_per_class(spec.method.parameterization, spec.ipc, info).initial * info.num_classes
+    return 2 * min(term.num_bases or bases, bases)
+
+
+def _shown(spec: DistillationSpec, info: DatasetInfo) -> int:
+    """Synthetic images of an iteration: those of the objective, and pairs."""
+    seen = images_per_class(spec.method.parameterization, spec.ipc, info).seen * info.num_classes
+    return seen + sum(_paired_images(spec, info, t) for t in spec.method.terms if isinstance(t, AdversarialContrastSpec))
+
+
+def _kept(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> int:
+    """Synthetic images whose graph is kept at once: all of them where a loss couples the classes."""
+    shown, terms, objective = _shown(spec, info), spec.method.terms, spec.method.objective
+    coupled = any(isinstance(t, (AdversarialContrastSpec, ClassDiscriminativeSpec, MutualInformationSpec)) for t in terms)
+    coupled = coupled or (isinstance(objective, GradientSpec) and objective.grouping == "summed")
+    return shown if coupled and spec.method.max_iterations else min(shown, worker.graph_images)
+
+
+def _num_layers(network: NetworkSpec) -> int:
+    """Layers that are contrasted."""
+    return network.depth if isinstance(network, ConvNetSpec) else 1
+
+
 def _iteration_seconds(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> float:
     method, cost = spec.method, cost_of(spec.method.network, info)
     smallest = min(info.train_per_class_after(spec.dataset.held_out_fraction))
     real = _num_real(spec, info)
-    syn = decoded_per_class(method.parameterization, spec.ipc) * info.num_classes
+    images = images_per_class(method.parameterization, spec.ipc, info)
+    syn, decoded = images.seen * info.num_classes, images.decoded * info.num_classes
     # a gradient of weights is 3 passes; differentiated again, it was measured to take 3 times as long as one that is not
     per_real, per_syn = (3, 9) if isinstance(method.objective, GradientSpec) else (1, 2)
     passes = per_real * _passes(worker, real) + per_syn * _passes(worker, syn)
     seconds = _seconds(worker, (per_real * real + per_syn * syn) * cost.macs, passes)
+    seconds += _seconds(worker, 3 * _shown(spec, info) * decoder_macs(method.parameterization, info), 0)
     if isinstance(method.selection, RepresentativeSpec):
         candidates = sum(min(n, method.selection.num_candidates or n) for n in info.train_per_class)
         seconds += _seconds(worker, candidates * cost.macs, _passes(worker, candidates)) / method.selection.refresh_every
@@ -149,14 +182,19 @@ def _iteration_seconds(spec: DistillationSpec, info: DatasetInfo, worker: Worker
             seconds += _seconds(worker, 2 * syn * cost_of(term.network, info).macs, 2 * _passes(worker, syn))
         if isinstance(term, HistoricalPrototypesSpec):
             seconds += _seconds(worker, syn * cost.macs, _passes(worker, syn))
+        if isinstance(term, AdversarialContrastSpec):  # a pass to the images, and a training step of the adversary
+            pairs = _paired_images(spec, info, term)
+            seconds += _seconds(worker, 5 * pairs * cost.macs, 5 * _passes(worker, pairs))
+        if isinstance(term, MutualInformationSpec):  # scores of all pairs, to the images and to the heads
+            seconds += _seconds(worker, 5 * _num_layers(method.network) * syn * real * term.embedding_width, 1)
     models = method.models
-    images, batch_size = _trained_per_iteration(spec, info)
-    seconds += _seconds(worker, 3 * images * cost.macs, 3 * images / batch_size)
+    trained, batch_size = _trained_per_iteration(spec, info)
+    seconds += _seconds(worker, 3 * trained * cost.macs, 3 * trained / batch_size)
     if isinstance(models, DynamicBilevelSpec):
         epochs = models.max_epochs / 2
         watched = min(models.num_watched, smallest) * info.num_classes
-        passes = 3 * _passes(worker, syn) + _passes(worker, watched)
-        seconds += epochs * _seconds(worker, (3 * syn + watched) * cost.macs, passes)
+        passes = 3 * _passes(worker, decoded) + _passes(worker, watched)
+        seconds += epochs * _seconds(worker, (3 * decoded + watched) * cost.macs, passes)
     return seconds
 
 
@@ -167,7 +205,7 @@ def _trained_per_iteration(spec: DistillationSpec, info: DatasetInfo) -> tuple[f
         case GrowingQueueSpec():
             return models.num_trained * models.num_steps * models.batch_size, models.batch_size
         case TrainedOnSyntheticSpec():
-            syn = decoded_per_class(spec.method.parameterization, spec.ipc) * info.num_classes
+            syn = images_per_class(spec.method.parameterization, spec.ipc, info).decoded * info.num_classes
             between = (models.steps_per_network - 1) / models.steps_per_network
             return between * models.num_epochs * syn, min(models.batch_size, syn)
         case TrainedOnRealSpec():
@@ -186,7 +224,7 @@ def _pool_seconds(pool: PoolSpec, info: DatasetInfo, worker: Worker) -> float:
 def _evaluation_seconds(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> float:
     evaluation = spec.evaluation
     main, others = evaluation.network, evaluation.cross_networks
-    decoded = decoded_per_class(spec.method.parameterization, spec.ipc) * info.num_classes
+    decoded = images_per_class(spec.method.parameterization, spec.ipc, info).epoch * info.num_classes
     stored = spec.ipc * info.num_classes
     sets = evaluation.num_eval * (2 if evaluation.check_8bit else 1)
     seconds = sets * _network_seconds(evaluation, main, decoded, info, worker)
@@ -207,19 +245,20 @@ def _network_seconds(evaluation: EvaluationSpec, network: NetworkSpec, images: i
 
 def _peak_memory(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> int:
     cost = cost_of(spec.method.network, info)
-    syn = decoded_per_class(spec.method.parameterization, spec.ipc) * info.num_classes
+    decoded = images_per_class(spec.method.parameterization, spec.ipc, info).decoded * info.num_classes
     data = (sum(info.train_per_class) + sum(info.test_per_class)) * info.scalars_per_image
-    objective = spec.method.objective
+    objective, kept = spec.method.objective, _kept(spec, info, worker)
     own = sum(cost_of(t.network, info).activations for t in spec.method.terms if isinstance(t, ClassCentralizationSpec))
-    graph = 4 * GRAPH_COPIES * (cost.activations + own) * min(syn, worker.graph_images)
-    if isinstance(objective, GradientSpec):
-        together = syn if objective.grouping == "summed" else min(syn, worker.graph_images)  # summed classes are not cut
-        graph = 4 * (SECOND_ORDER_COPIES * cost.activations + GRAPH_COPIES * own) * together
+    copies = SECOND_ORDER_COPIES if isinstance(objective, GradientSpec) else GRAPH_COPIES
+    graph = 4 * (copies * cost.activations + GRAPH_COPIES * own) * kept
+    graph += 4 * decoder_entries(spec.method.parameterization, info) * _shown(spec, info)
     if isinstance(objective, LayerwiseFeatureSpec) and spec.method.max_iterations:
         graph += 4 * cost.activations * _num_real(spec, info)  # the layers of the real images, which the loss looks at together
+    if any(isinstance(term, MutualInformationSpec) for term in spec.method.terms):  # a score, and what becomes of it
+        graph += 4 * 2 * _num_layers(spec.method.network) * _shown(spec, info) * _num_real(spec, info)
     networks = [spec.evaluation.network, *spec.evaluation.cross_networks]
-    decoded = min(syn, spec.evaluation.batch_size)
-    training = max(4 * GRAPH_COPIES * cost_of(network, info).activations * decoded for network in networks)
-    images, batch_size = _trained_per_iteration(spec, info)
-    in_loop = 4 * GRAPH_COPIES * cost.activations * min(images, batch_size)
-    return int(worker.base_bytes + data + 20 * syn * info.scalars_per_image + max(graph, training, in_loop))
+    batch = min(decoded, spec.evaluation.batch_size)
+    training = max(4 * GRAPH_COPIES * cost_of(network, info).activations * batch for network in networks)
+    trained, batch_size = _trained_per_iteration(spec, info)
+    in_loop = 4 * GRAPH_COPIES * cost.activations * min(trained, batch_size)
+    return int(worker.base_bytes + data + 20 * decoded * info.scalars_per_image + max(graph, training, in_loop))

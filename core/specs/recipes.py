@@ -11,7 +11,7 @@ from typing import NamedTuple
 from core.catalogue import DatasetInfo
 from core.errors import UnknownMethodError
 from core.specs.job import Scale
-from core.specs.methods import coresets, small
+from core.specs.methods import add_ons, coresets, small
 from core.specs.methods import distribution_matching as matching
 from core.specs.methods import gradient_matching as gradients
 from core.specs.methods.common import Resolved
@@ -49,6 +49,8 @@ RECIPES: dict[str, Recipe] = {
         Recipe("dream", "IDC on representative images", "Liu et al., ICCV 2023, arXiv:2302.14416", gradients.dream),
         Recipe("dc_dream", "DC on representative images", "Liu et al., ICCV 2023, on DC", gradients.dc_dream),
         Recipe("dsa_dream", "DSA on representative images", "Liu et al., ICCV 2023, on DSA", gradients.dsa_dream),
+        Recipe("haba_dm", "Bases and hallucinators on DM", "Liu et al., NeurIPS 2022 (HaBa), on DM", add_ons.haba_dm),
+        Recipe("dm_mim4dd", "Mutual information on DM", "Shang et al., NeurIPS 2023 (MIM4DD), on DM", add_ons.dm_mim4dd),
         Recipe("random", "Random selection of real images", _BASELINE, coresets.random),
         Recipe("herding", "Herding of real images", "Welling, ICML 2009; " + _BASELINE, coresets.herding),
         Recipe("k_center", "Greedy k-center of real images", _BASELINE, coresets.k_center),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core.specs.base import Spec
 
@@ -42,7 +42,39 @@ class MultiFormationSpec(Spec):
     """Decoded images per class that an iteration sees, drawn anew each time; 0 means all."""
 
 
-ParameterizationSpec = Annotated[PixelsSpec | MultiFormationSpec, Field(discriminator="kind")]
+class BasesHallucinatorsSpec(Spec):
+    """Bases of each class, and affine networks shared by all of them: any basis through any hallucinator is an image (HaBa)."""
+
+    kind: Literal["bases_hallucinators"] = "bases_hallucinators"
+    version: Literal[1] = 1
+    num_bases_per_class: int = Field(default=0, ge=0, le=100_000)
+    """0 means as many as the budget of `ipc` images per class holds beside the hallucinators, and at least one."""
+
+    num_hallucinators: int = Field(default=5, ge=1, le=100)
+    hidden_channels: int = Field(default=0, ge=0, le=64)
+    """Channels between the two convolutions of a hallucinator; 0 means as many as an image has (published)."""
+
+    basis_channels: Literal["image", "one"] = "image"
+    """`one`: a basis has one channel and starts from the mean of a real image's; three times as many then fit a colour set."""
+
+    hallucinators_per_basis: int = Field(default=1, ge=0, le=100)
+    """Different hallucinators, drawn anew, through which an iteration of a class-wise loss sees each basis; 0 means all."""
+
+    start: Literal["random", "near_identity"] = "random"
+    """What a hallucinator does at first: what PyTorch's default weights do (published), or nearly nothing."""
+
+    @model_validator(mode="after")
+    def _enough_hallucinators(self) -> BasesHallucinatorsSpec:
+        if self.hallucinators_per_basis > self.num_hallucinators:
+            raise ValueError(
+                f"hallucinators_per_basis is {self.hallucinators_per_basis}, but num_hallucinators is {self.num_hallucinators}"
+            )
+        return self
+
+
+ParameterizationSpec = Annotated[
+    PixelsSpec | MultiFormationSpec | BasesHallucinatorsSpec, Field(discriminator="kind")
+]
 
 
 class HardLabelsSpec(Spec):
@@ -61,7 +93,10 @@ class SGDSpec(Spec):
     kind: Literal["sgd"] = "sgd"
     version: Literal[1] = 1
     lr_img: float = Field(default=1.0, gt=0.0, le=1e6)
-    """Learning rate of the synthetic images, in units of the pixels' space per unit of gradient."""
+    """Learning rate of the synthetic images, or of the bases they are made of, in units of their space per unit of gradient."""
+
+    lr_hallucinator: float = Field(default=0.01, gt=0.0, le=1e6)
+    """Learning rate of hallucinators, each of which gathers the gradients of all images made by it."""
 
     momentum: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Momentum, without dampening and without Nesterov's correction."""

@@ -72,12 +72,64 @@ class ClassificationRegulariserSpec(Spec):
     """Factor of accuracy in [0, 1] times the class mean of the cross-entropy; IDM prints 0.5 for per cent, which is 50 here."""
 
 
+class AdversarialContrastSpec(Spec):
+    """HaBa: two hallucinations of one basis shall differ for an adversary that learns to see them alike (NeurIPS 2022)."""
+
+    kind: Literal["adversarial_contrast"] = "adversarial_contrast"
+    version: Literal[1] = 1
+    weight: float = Field(default=0.1, gt=0.0, le=1e6)
+    """Factor of the mean cosine of the two embeddings, scaled to [0, 1]: the set's side."""
+
+    classification_weight: float = Field(default=1.0, ge=0.0, le=1e6)
+    """Factor of the cross-entropy in the adversary's own loss."""
+
+    contrast_weight: float = Field(default=0.1, ge=0.0, le=1e6)
+    """Factor of the supervised contrastive loss in the adversary's own loss."""
+
+    alignment_weight: float = Field(default=0.1, ge=0.0, le=1e6)
+    """Factor of the mean distance (1 - cosine) / 2 in the adversary's own loss."""
+
+    temperature: float = Field(default=0.07, gt=0.0, le=100.0)
+    """Of the supervised contrastive loss."""
+
+    num_bases: int = Field(default=0, ge=0, le=1_000_000)
+    """Bases, drawn anew from all classes, of which pairs are made; 0 means all."""
+
+    lr_net: float = Field(default=1e-3, gt=0.0, le=100.0)
+    """Learning rate of the adversary, which has the architecture of slot `network` and makes one step for each iteration."""
+
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+
+
+class MutualInformationSpec(Spec):
+    """MIM4DD: tell pairs of synthetic and real images of one class from all other pairs, layer by layer (NeurIPS 2023)."""
+
+    kind: Literal["mutual_information"] = "mutual_information"
+    version: Literal[1] = 1
+    weight: float = Field(default=0.8, gt=0.0, le=1e6)
+    """Factor of the contrastive loss, summed over layers."""
+
+    layer_base: float = Field(default=2.0, ge=0.01, le=100.0)
+    """beta: layer k of K counts beta^(k - K + 1), so that above 1 the deepest counts most."""
+
+    temperature: float = Field(default=0.1, gt=0.0, le=100.0)
+    """Divides the cosine of two embeddings."""
+
+    embedding_width: int = Field(default=128, ge=1, le=8192)
+    """Outputs of the linear head of each layer."""
+
+    lr_head: float = Field(default=1e-3, gt=0.0, le=100.0)
+    """Learning rate of the heads, under Adam."""
+
+
 TermSpec = Annotated[
     ClassCentralizationSpec
     | LocalCovarianceSpec
     | HistoricalPrototypesSpec
     | ClassDiscriminativeSpec
-    | ClassificationRegulariserSpec,
+    | ClassificationRegulariserSpec
+    | AdversarialContrastSpec
+    | MutualInformationSpec,
     Field(discriminator="kind"),
 ]
 TermSpecs = Annotated[tuple[TermSpec, ...], Field(max_length=8)]

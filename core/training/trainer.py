@@ -87,6 +87,7 @@ class Trainer:
         hooks: Hooks | None = None,
         on_epoch: Callable[[int], None] | None = None,
         curve_points: int = 0,
+        variants: int = 1,
     ) -> Trained:
         """Train one network from its initial weights to the last pass.
 
@@ -99,6 +100,8 @@ class Trainer:
             hooks: asked between passes whether to stop.
             on_epoch: called after each pass with the number of finished passes.
             curve_points: at most about so many points of loss and accuracy; 0 for none.
+            variants: images stand side by side in groups of so many that stand for one another; a pass shows one of each group,
+                drawn anew (HaBa, where an access to a basis draws its hallucinator).
 
         Raises:
             Stopped: the hooks asked for it.
@@ -116,7 +119,7 @@ class Trainer:
             generator = rng(seed, f"{name}/{index}/epoch", epoch)
             rate = torch.full((), schedule.rate(epoch), device=self.device)
             totals = torch.zeros(2, device=self.device)
-            for batch in torch.randperm(len(images), generator=generator).split(schedule.batch_size):
+            for batch in _order(len(images), variants, generator).split(schedule.batch_size):
                 seen, asked = self._batch(images, targets, batch, generator)
                 with nullcontext() if self._step.warm else hooks.busy("compiling"):
                     state, sums = self._step(state, seen, asked, rate)
@@ -124,7 +127,7 @@ class Trainer:
             if schedule.forgets_after(epoch):
                 state = state._replace(velocity=torch.zeros_like(state.velocity))
             if spacing and ((epoch + 1) % spacing == 0 or epoch + 1 == schedule.num_passes):
-                points.append((epoch + 1, totals / len(images)))
+                points.append((epoch + 1, totals / (len(images) // variants)))
             if on_epoch is not None:
                 on_epoch(epoch + 1)
         values = [(at, pair.tolist()) for at, pair in points]
@@ -149,3 +152,9 @@ class Trainer:
         seen = transform.apply(images.index_select(0, rows)[:, None]).squeeze(1)
         probability = self.schedule.cutmix_probability
         return cutmix(seen, targets.index_select(0, rows), probability=probability, generator=generator)
+
+
+def _order(count: int, variants: int, generator: torch.Generator) -> Tensor:
+    """The images of a pass in random order: all of them, or one of each group of `variants`."""
+    order = torch.randperm(count // variants, generator=generator)
+    return order if variants == 1 else order * variants + torch.randint(variants, order.shape, generator=generator)

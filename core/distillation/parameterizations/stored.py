@@ -19,6 +19,9 @@ from core.specs.synthetic import PixelSpace
 class StoredPixels:
     """(N, C, H, W) float32 pixels of full images, sorted by class, N = K x ipc."""
 
+    num_variants = 1
+    decoder_entries = 0
+
     def __init__(self, space: PixelSpace, ipc: int, data: RealSet, *, virtual_per_class: int, limit: int = 0) -> None:
         """Reserve the pixels.
 
@@ -37,16 +40,31 @@ class StoredPixels:
         shape = (data.num_classes * ipc, *data.images.shape[1:])
         self._pixels = torch.zeros(shape, device=data.device, requires_grad=True)
 
+    def count(self, draw: Draw) -> int:
+        """Images that `indices` answers with, over all classes."""
+        if draw.kind == "per_class":
+            return self._num_classes * self._shown(draw)
+        total = self._num_classes * self.num_virtual_per_class
+        return total if draw.kind == "all" else min(draw.count or total, total)
+
+    def _shown(self, draw: Draw) -> int:
+        """Images of each class that answer a per-class draw."""
+        most = self.num_virtual_per_class
+        return min(bound or most for bound in (draw.count, self._limit, most))
+
     def indices(self, draw: Draw, generator: torch.Generator) -> Tensor:
         """Virtual images that answer a draw, without repetition: (K, M) or (M,) int64 on the CPU.
 
         `count` 0 means all; a per-class draw of fewer than there are is a random subset of each class, drawn anew.
+
+        Raises:
+            ValueError: pairs are asked for, and no image has another that stands for it.
         """
         per_class, total = self.num_virtual_per_class, self._num_classes * self.num_virtual_per_class
         match draw.kind:
             case "per_class":
                 index = torch.arange(total).view(self._num_classes, per_class)
-                count = min(bound or per_class for bound in (draw.count, self._limit, per_class))
+                count = self._shown(draw)
                 if count == per_class:
                     return index
                 return index.gather(1, torch.rand(index.shape, generator=generator).argsort(1)[:, :count])
@@ -54,6 +72,8 @@ class StoredPixels:
                 return torch.arange(total)
             case "minibatch":
                 return torch.randperm(total, generator=generator)[: draw.count or total]
+            case "pairs":
+                raise ValueError("pairs are made of bases and hallucinators; this parameterization stores pixels")
 
     @torch.no_grad()
     def project(self, step: Step) -> None:
@@ -63,6 +83,10 @@ class StoredPixels:
     def storage(self) -> dict[str, int]:
         """K x ipc x C x H x W."""
         return {"pixels": self._pixels.numel()}
+
+    def export(self) -> Tensors:
+        """Nothing: the decoded images say it."""
+        return {}
 
     def parameters(self) -> dict[str, list[Tensor]]:
         """The pixels."""

@@ -65,6 +65,12 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str, tuple[str, ...]]] 
      {"network": {"kind": "resnet10_idc"}, "models": {"kind": "trained_on_real", "num_images": 7, "training": {
          "num_epochs": 0, "batch_size": 1}}}, {},
      "/method/models/training/batch_size", ("batch_size 1 ", "7 images", "resnet10_idc")),
+    ("more bases than a class has images",
+     {"parameterization": {"kind": "bases_hallucinators", "num_bases_per_class": 140}}, {}, "/ipc",
+     ("ipc 2", "num_bases_per_class 140", "131")),
+    ("covariance of one basis at a time",
+     {"objective": {"kind": "gaussian"}, "parameterization": {"kind": "bases_hallucinators", "num_bases_per_class": 1}}, {},
+     "/method/objective/covariance_weight", ("covariance_weight", "bases_hallucinators")),
     ("counting networks of another slot", {"num_networks": 3, "num_iterations": None}, {}, "/method",
      ("num_networks", "fresh_random")),
 ]
@@ -86,6 +92,7 @@ def test_refused(small_spec: Any, method: dict[str, Any], fields: dict[str, Any]
     {"objective": {"kind": "gaussian"}, "parameterization": PACKED},
     {"objective": {"kind": "gaussian", "covariance_weight": 0.0}},
     {"terms": [SPREAD], "num_iterations": 0},
+    {"objective": {"kind": "gaussian"}, "parameterization": {"kind": "bases_hallucinators", "hallucinators_per_basis": 2}},
     {"terms": [{"kind": "classification_regulariser"}], "models": QUEUE},
     {"terms": [{"kind": "classification_regulariser"}], "models": POOL},
 ])
@@ -178,3 +185,30 @@ def test_every_recipe_resolves_for_every_set(recipe: str, scale: str, ipc: int) 
         assert found.seconds > 0.0
         assert found.peak_memory_bytes > 2**28
         assert (found.phases[1].seconds > 0.0) == (spec.method.max_iterations > 0)
+
+
+class TestEstimate:
+    def found(self, small_spec: Any, **method: Any) -> Any:
+        spec = small_spec(dataset={"name": "cifar10"}, ipc=10, method={"network": {"width": 128, "depth": 3}} | method)
+        return estimate(spec, CATALOGUE["cifar10"])
+
+    def test_the_adversary_costs_passes_and_memory(self, small_spec: Any) -> None:
+        packed = {"kind": "bases_hallucinators"}
+        plain = self.found(small_spec, parameterization=packed)
+        contested = self.found(small_spec, parameterization=packed, terms=[{"kind": "adversarial_contrast"}])
+        assert contested.phases[1].seconds > 2 * plain.phases[1].seconds  # 180 images five times, beside 60 real and 90 twice
+        assert contested.peak_memory_bytes > plain.peak_memory_bytes
+
+    def test_every_hallucination_at_once_costs_as_much_as_images(self, small_spec: Any) -> None:
+        one, every = (
+            self.found(small_spec, parameterization={"kind": "bases_hallucinators", "hallucinators_per_basis": count})
+            for count in (1, 0)
+        )
+        assert 3 < every.phases[1].seconds / one.phases[1].seconds < 5
+        assert every.phases[2].seconds == one.phases[2].seconds  # an epoch shows each basis once, either way
+
+    def test_scores_of_all_pairs_cost_memory(self, small_spec: Any) -> None:
+        many = {"selection": {"real_batch_per_class": 2000}}
+        plain = self.found(small_spec, **many, terms=[{"kind": "class_discriminative"}])
+        paired = self.found(small_spec, **many, terms=[{"kind": "mutual_information"}])
+        assert paired.peak_memory_bytes - plain.peak_memory_bytes == 4 * 2 * 3 * 100 * 20_000

@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import BaseModel
+from safetensors.numpy import load_file
 
 from core.catalogue import dataset_info
 from core.errors import DistillError, InvalidInputError
+from core.report.decode_factors import decode
 from core.run import failure_of
 from core.specs.job import DistillationSpec, ExpertsSpec, JobSpec
 from core.specs.report import (
@@ -127,6 +130,23 @@ class TestRefusals:
 
 
 class TestWholeJob:
+    def test_a_factorized_set_leaves_its_factors(self, tmp_path: Path, small_spec: Any, digits_dir: Path) -> None:
+        spec = small_spec(
+            recipe="haba_dm", dataset={"held_out_fraction": 0.1}, evaluation={"held_out_every_iterations": 2},
+            method={"parameterization": {"num_hallucinators": 3}},
+        )
+        code, lines, log = Child(write_job(tmp_path, spec, digits_dir)).finish()
+        assert code == ExitCode.OK, log
+        files = {line.name for line in of(ArtifactLine, lines)}
+        assert {"factors.safetensors", "decode_factors.py", "data.safetensors"} <= files
+        report = json.loads((tmp_path / "out/report.json").read_text())
+        assert report["size"]["decoded_images"] == 3 * report["size"]["images_per_epoch"]
+        assert report["curves"]["held_out/accuracy"]["steps"] == [2, 4]
+        images, labels = decode(load_file(tmp_path / "out/factors.safetensors"))
+        data = load_file(tmp_path / "out/data.safetensors")
+        np.testing.assert_allclose(images, data["images"], rtol=1e-5, atol=1e-5)
+        assert labels.tolist() == data["labels"].tolist()
+
     def test_says_what_it_does_and_leaves_artifacts(self, tmp_path: Path, small_spec: Any, digits_dir: Path) -> None:
         code, lines, log = Child(write_job(tmp_path, small_spec(), digits_dir)).finish()
         assert code == ExitCode.OK, log

@@ -255,6 +255,27 @@ class TestTrainer:
         alone = trainer.accuracy(found, digits, digits.test_images[one_class], digits.test_labels[one_class])
         assert alone > 0.5  # statistics of a batch of one class would blind it
 
+    def test_a_pass_shows_one_of_each_group_of_variants(
+        self, net: Network, digits: RealSet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        images, labels = some_images(digits, 12)
+        trainer = trainer_of(net, Schedule(5, 3, 0.01, 0.9, 0.0))
+        seen: list[list[int]] = []
+        original = Trainer._batch
+
+        def batch(self: Any, images: Any, targets: Any, rows: torch.Tensor, generator: Any) -> Any:
+            seen.append(rows.tolist())
+            return original(self, images, targets, rows, generator)
+
+        monkeypatch.setattr(Trainer, "_batch", batch)
+        found = trainer.train(images, labels, seed=0, name="t", variants=3, curve_points=5)
+        passes = [first + second for first, second in zip(seen[::2], seen[1::2], strict=True)]
+        assert [len(rows) for rows in seen] == [3, 1] * 6
+        assert all(sorted(row // 3 for row in rows) == [0, 1, 2, 3] for rows in passes)
+        assert {row % 3 for rows in passes for row in rows} == {0, 1, 2}
+        assert len({tuple(rows) for rows in passes}) == 6
+        assert 2.0 < found.loss[0][1] < 4.0  # a mean over the images shown, of which there are a third
+
     def test_learns_and_says_so(self, net: Network, digits: RealSet) -> None:
         images, labels = some_images(digits, 100)
         trainer = trainer_of(net, Schedule(60, 256, 0.05, 0.9, 5e-4))

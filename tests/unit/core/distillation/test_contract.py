@@ -42,6 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "num_networks": 2, "training": {"num_epochs": 1}, "network": {"kind": "convnet", "width": 4, "depth": 1},
     },
     "historical_prototypes": {"start_iteration": 2},
+    "bases_hallucinators": {"num_hallucinators": 2},
     "herding": {"training": {"num_epochs": 1}}, "k_center": {"training": {"num_epochs": 1}},
     "forgetting": {"training": {"num_epochs": 2}}, "representative": {"real_batch_per_class": 6, "refresh_every": 3},
     "uniform": {"real_batch_per_class": 6}, "convnet": {"width": 8, "depth": 1}, "mlp": {"width": 16},
@@ -72,7 +73,7 @@ def test_unions_are_found() -> None:
     assert set(found) == set(SLOTS)
     assert {"DSASpec", "IDCAugmentationSpec", "NoAugmentationSpec"} <= set(found["augmentation"])
     assert len(found["objective"]) == 5
-    assert len(found["terms"]) == 5
+    assert len(found["terms"]) == 7
     assert len(found["models"]) == 6
 
 
@@ -83,6 +84,8 @@ def spec(request: pytest.FixtureRequest, small_spec: Any) -> DistillationSpec:
     method: dict[str, Any] = {slot: [choice] if slot == "terms" else choice}
     if name == "classification_regulariser":
         method["models"] = {"kind": "pretrained_pool"} | SMALL["pretrained_pool"]
+    if name == "adversarial_contrast":
+        method["parameterization"] = {"kind": "bases_hallucinators"} | SMALL["bases_hallucinators"]
     found: DistillationSpec = small_spec(method=method)
     return found
 

@@ -40,6 +40,8 @@ SLOTS: dict[str, dict[str, Any]] = {
         "historical_prototypes": [{"kind": "historical_prototypes", "start_iteration": 1}],
         "class_discriminative": [{"kind": "class_discriminative"}],
         "classification_regulariser": [{"kind": "classification_regulariser", "weight": 1.0}],
+        "adversarial_contrast": [{"kind": "adversarial_contrast"}],
+        "mutual_information": [{"kind": "mutual_information"}],
     },
     "models": {
         "fresh_random": {"kind": "fresh_random"},
@@ -53,6 +55,7 @@ SLOTS: dict[str, dict[str, Any]] = {
         "pixels": {"kind": "pixels"}, "unit pixels": {"kind": "pixels", "space": "unit"},
         "multi_formation": {"kind": "multi_formation"},
         "time": {"kind": "multi_formation", "axes": "time", "space": "normalised"},
+        "bases_hallucinators": {"kind": "bases_hallucinators", "num_hallucinators": 2, "hallucinators_per_basis": 2},
     },
     "selection": {
         "uniform": {"kind": "uniform", "real_batch_per_class": 6},
@@ -81,18 +84,27 @@ REFUSED: set[Pair] = {
     (("terms", "classification_regulariser"), ("models", "dynamic_bilevel")),
     (("terms", "classification_regulariser"), ("models", "trained_on_synthetic")),
     (("terms", "classification_regulariser"), ("models", "trained_on_real")),
+    (("terms", "adversarial_contrast"), ("parameterization", "pixels")),
+    (("terms", "adversarial_contrast"), ("parameterization", "unit pixels")),
+    (("terms", "adversarial_contrast"), ("parameterization", "multi_formation")),
+    (("terms", "adversarial_contrast"), ("parameterization", "time")),
 }
 """Pairs of kinds that mean nothing together; with ipc 1 and stored pixels there are triples, too."""
 
 
 def specification(choice: Combination) -> DistillationSpec:
     method = {slot: SLOTS[slot][kind] for slot, kind in choice.items() if slot != "ipc"}
-    method |= {"num_iterations": 3, "optimizer": {"kind": "sgd", "lr_img": 0.01}}
+    method |= {"num_iterations": 3, "optimizer": {"kind": "sgd", "lr_img": 0.01, "lr_hallucinator": 1e-4}}
     body = {
         "dataset": {"name": "digits"}, "ipc": SLOTS["ipc"][choice["ipc"]], "method": method,
         "evaluation": {"network": SPREAD_NETWORK},
     }
     return resolve(JobRequest.model_validate(body, strict=False))
+
+
+def kind_of(slot: str, name: str) -> str:
+    choice = SLOTS[slot][name]
+    return str(choice["kind"]) if isinstance(choice, dict) else name
 
 
 def pairs_of(choice: Combination) -> Iterator[Pair]:
@@ -150,8 +162,8 @@ def test_refusal_names_both_fields(pair: Pair) -> None:
     with pytest.raises(SpecError) as caught:
         specification(plain | {first: x, second: y})
     (problem,) = caught.value.problems
-    assert x in problem.message
-    assert y in problem.message
+    assert kind_of(first, x) in problem.message
+    assert kind_of(second, y) in problem.message
 
 
 def test_every_pair_takes_a_few_steps(digits: RealSet, experts: TrainedHere) -> None:

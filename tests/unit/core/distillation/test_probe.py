@@ -85,6 +85,23 @@ def test_gradients_in_chunks_of_one_class_move_the_set_alike(digits: RealSet, sm
     torch.testing.assert_close(whole.decoded()[0], cut.decoded()[0], rtol=1e-4, atol=1e-5)
 
 
+def test_pairs_of_images_count(digits: RealSet, small_spec: Any) -> None:
+    engine = engine_of(digits, small_spec, terms=[{"kind": "mutual_information"}])
+    plain = engine_of(digits, small_spec)
+    more = probe.bytes_per_image(engine) - probe.bytes_per_image(plain)
+    assert more == 4 * (6 / 2 * 8 + 2 * 60)  # the means of 8 channels, and two numbers for each of 60 real images
+
+
+def test_the_decoder_counts(digits: RealSet, small_spec: Any) -> None:
+    packed = {"kind": "bases_hallucinators", "num_bases_per_class": 1, "num_hallucinators": 2}
+    engine = engine_of(digits, small_spec, parameterization=packed)
+    assert engine.num_virtual == 10  # each basis through one of its hallucinators
+    assert probe.decoder_bytes(engine) == 4 * 10 * (64 + 3 * 36)
+    assert probe.decoder_bytes(engine_of(digits, small_spec)) == 0
+    with pytest.raises(HostMemoryError):
+        probe._fit_host(engine, free=int(probe.decoder_bytes(engine) / probe.SHARE))
+
+
 def test_a_class_that_does_not_fit_is_refused(digits: RealSet, small_spec: Any) -> None:
     engine = engine_of(digits, small_spec)
     with pytest.raises(HostMemoryError, match="at least 2 synthetic images"):

@@ -153,6 +153,25 @@ class TestBaselines:
         real = digits.normalise(digits.images)
         assert all((real == image).all((1, 2, 3)).any() for image in herded[0])
 
+    def test_only_hallucinations_stand_for_one_another(
+        self, digits: RealSet, small_spec: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[tuple[int, int]] = []
+        original = module.Trainer.train
+
+        def train(self: Any, images: torch.Tensor, labels: torch.Tensor, *, variants: int, **fields: Any) -> Any:
+            seen.append((len(images), variants))
+            return original(self, images, labels, variants=variants, **fields)
+
+        monkeypatch.setattr(module.Trainer, "train", train)
+        method = {"parameterization": {"kind": "bases_hallucinators", "num_hallucinators": 2}, "num_iterations": 0}
+        evaluation = BASELINES | {"baselines": ["mosaic"], "check_8bit": True, "random_draws": 1}
+        spec = small_spec(method=method, evaluation=evaluation)
+        result = distil(spec, digits, TrainedHere(digits))
+        parameterization = result.engine.parts.parameterization
+        evaluate(spec.evaluation, digits, result.images, result.labels, ipc=2, seed=0, parameterization=parameterization)
+        assert seen == [(20, 2), (20, 2), (20, 1), (10, 1)]
+
     def test_a_mosaic_of_single_images_is_random_selection(self, digits: RealSet) -> None:
         images, labels = mosaic(digits, Pixels(PixelsSpec(), 3, digits), 0, 1)
         assert labels.tolist() == [label for label in range(10) for _ in range(3)]
