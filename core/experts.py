@@ -2,7 +2,7 @@
 
 A pool depends on its specification and on the data alone, not on the seed of the job that asks for it, so that jobs share
 it. Its file is one safetensors file with the specification in its header.
-Shapes: E networks of a pool, P weights of each, N training images in the order of the real set.
+Shapes: E networks of a pool, P weights of each, T epochs, N training images in the order of the real set, K classes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from core.data.real_set import RealSet
 from core.distillation.augmentation.build import build_augmentation
 from core.errors import InvalidInputError
 from core.networks.build import build_network
-from core.networks.network import Network, Tensors
+from core.networks.network import Forward, Network, Tensors
 from core.progress import Hooks
 from core.specs.base import canonical_json
 from core.specs.experts import PoolSpec
@@ -34,6 +34,7 @@ from core.training import NetworkStep, TrainedOnReal, num_steps, train_on_real
 FORMAT = 1
 _HEADER = "experts"
 _BUFFER = "buffers/"
+_SNAPSHOTS = "snapshots"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,17 @@ class Pool:
 
     forgetting: Tensor | None = None
     """(N,) int64, summed over the networks, where it was asked for."""
+
+    snapshots: Tensor | None = None
+    """(E, T + 1, P) float32 on the CPU, where they were asked for: weights before training and after each of T epochs. Read
+    from a file, they stay there until a row is used."""
+
+    @torch.no_grad()
+    def logits(self, index: int, images: Tensor) -> Tensor:
+        """(N, K) logits of (N, C, H, W) images under one network, in evaluation mode."""
+        forward = Forward.on(images.device, self.net, compile_passes=False)
+        buffers = {name: value[index] for name, value in self.buffers.items()}
+        return forward(self.params[index], buffers, images, ("logits",))["logits"]
 
 
 class Experts(Protocol):
@@ -100,7 +112,7 @@ def train_pool(
 
         return train_on_real(
             step, data, training, augmentation, seed=spec.pool_seed, name="experts", index=index, hooks=hooks,
-            on_step=on_step, count_forgetting=spec.count_forgetting,
+            on_step=on_step, count_forgetting=spec.count_forgetting, keep_snapshots=spec.keep_snapshots,
         )
 
     finished = [] if first is None else [first]
@@ -113,18 +125,21 @@ def train_pool(
 
 def _pool_of_one(net: Network, trained: TrainedOnReal) -> Pool:
     buffers = {name: value[None] for name, value in trained.buffers.items()}
-    return Pool(net, trained.params[None], trained.accuracy[None], buffers, trained.forgetting)
+    snapshots = None if trained.snapshots is None else trained.snapshots[None]
+    return Pool(net, trained.params[None], trained.accuracy[None], buffers, trained.forgetting, snapshots)
 
 
 def _joined(pools: Sequence[Pool]) -> Pool:
     """One pool of all networks, in order."""
     counts = [pool.forgetting for pool in pools if pool.forgetting is not None]
+    snapshots = [pool.snapshots for pool in pools if pool.snapshots is not None]
     return Pool(
         pools[0].net,
         torch.cat([pool.params for pool in pools]),
         torch.cat([pool.accuracy for pool in pools]),
         {name: torch.cat([pool.buffers[name] for pool in pools]) for name in pools[0].buffers},
         torch.stack(counts).sum(0) if counts else None,
+        torch.cat(snapshots) if snapshots else None,
     )
 
 
@@ -134,6 +149,8 @@ def save_pool(pool: Pool, spec: PoolSpec, path: Path) -> None:
     tensors |= {_BUFFER + name: value for name, value in pool.buffers.items()}
     if pool.forgetting is not None:
         tensors["forgetting"] = pool.forgetting
+    if pool.snapshots is not None:
+        tensors[_SNAPSHOTS] = pool.snapshots
     metadata = {_HEADER: canonical_json(_header(spec))}  # one entry: the format orders several as it likes
     save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path, metadata=metadata)
 
@@ -150,13 +167,16 @@ def load_pool(path: Path, spec: PoolSpec, data: RealSet) -> Pool:
             for key, wanted in _header(spec).items():
                 if header.get(key) != wanted:
                     raise InvalidInputError(f"pool {path.name} has {key} {header.get(key)}, wanted is {wanted}")
-            tensors = {name: file.get_tensor(name).to(data.device) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {
+                name: file.get_tensor(name).to("cpu" if name == _SNAPSHOTS else data.device)
+                for name in file.keys()  # noqa: SIM118 - not a mapping
+            }
     except (OSError, SafetensorError, ValueError) as error:
         raise InvalidInputError(f"pool {path.name} cannot be read: {error}") from error
     net = build_network(spec.network, data.info)
     _require_shapes(tensors, net, spec, data, path.name)
     buffers = {name.removeprefix(_BUFFER): value for name, value in tensors.items() if name.startswith(_BUFFER)}
-    return Pool(net, tensors["params"], tensors["accuracy"], buffers, tensors.get("forgetting"))
+    return Pool(net, tensors["params"], tensors["accuracy"], buffers, tensors.get("forgetting"), tensors.get(_SNAPSHOTS))
 
 
 def load_first(path: Path, spec: PoolSpec, data: RealSet) -> Pool:
@@ -183,6 +203,8 @@ def _require_shapes(tensors: Tensors, net: Network, spec: PoolSpec, data: RealSe
     wanted |= {_BUFFER + key: (count, *value.shape) for key, value in net.init_buffers("meta").items()}
     if spec.count_forgetting:
         wanted["forgetting"] = (len(data.labels),)
+    if spec.keep_snapshots:
+        wanted[_SNAPSHOTS] = (count, spec.num_snapshots, net.num_parameters)
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     if found != wanted:
         differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))

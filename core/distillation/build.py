@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeVar, assert_never
 
+import torch
 from torch import Tensor
 
 from core.data.real_set import RealSet
 from core.distillation.augmentation.build import build_augmentation
+from core.distillation.init.correctly_classified import CorrectlyClassifiedInit
 from core.distillation.init.forgetting import ForgettingInit
 from core.distillation.init.greedy import GreedyInit
 from core.distillation.init.herding import herd
@@ -18,7 +20,10 @@ from core.distillation.init.k_means import KMeansInit
 from core.distillation.init.noise import NoiseInit
 from core.distillation.init.random import RandomInit
 from core.distillation.labels.hard import HardLabels
+from core.distillation.labels.learned import LearnedLabels
+from core.distillation.labels.teacher import TeacherLabels
 from core.distillation.models.dynamic_bilevel import DynamicBilevel
+from core.distillation.models.expert_segments import ExpertSegments
 from core.distillation.models.fresh_random import FreshRandom
 from core.distillation.models.growing_queue import GrowingQueue
 from core.distillation.models.pretrained_pool import PretrainedPool
@@ -26,6 +31,7 @@ from core.distillation.objectives.gaussian import Gaussian
 from core.distillation.objectives.layerwise_feature import LayerwiseFeature
 from core.distillation.objectives.mean_feature import MeanFeature
 from core.distillation.objectives.rkhs import RKHS
+from core.distillation.objectives.trajectory import Trajectory
 from core.distillation.optimizer import SGD
 from core.distillation.parameterizations.multi_formation import MultiFormation
 from core.distillation.parameterizations.pixels import Pixels
@@ -47,11 +53,12 @@ from core.distillation.terms.class_discriminative import ClassDiscriminative
 from core.distillation.terms.classification_regulariser import ClassificationRegulariser
 from core.distillation.terms.historical_prototypes import HistoricalPrototypes
 from core.distillation.terms.local_covariance import LocalCovariance
-from core.experts import Experts
+from core.experts import Experts, Pool
 from core.networks.build import build_network
 from core.networks.network import Network
 from core.specs.experts import PoolSpec
 from core.specs.init import (
+    CorrectlyClassifiedInitSpec,
     ForgettingInitSpec,
     HerdingInitSpec,
     InitSpec,
@@ -62,19 +69,28 @@ from core.specs.init import (
 )
 from core.specs.job import DistillationSpec
 from core.specs.method import MethodSpec
-from core.specs.models import DynamicBilevelSpec, FreshRandomSpec, GrowingQueueSpec, PretrainedPoolSpec
+from core.specs.models import DynamicBilevelSpec, ExpertSegmentsSpec, FreshRandomSpec, GrowingQueueSpec, PretrainedPoolSpec
 from core.specs.network import NetworkSpec
-from core.specs.objective import GaussianSpec, LayerwiseFeatureSpec, MeanFeatureSpec, ObjectiveSpec, RKHSSpec
+from core.specs.objective import (
+    GaussianSpec,
+    LayerwiseFeatureSpec,
+    MeanFeatureSpec,
+    ObjectiveSpec,
+    RKHSSpec,
+    TrajectorySpec,
+)
 from core.specs.requirements import pool_of_init, pool_of_models, pool_of_term
 from core.specs.selection import RepresentativeSpec, SelectionSpec, UniformSpec
 from core.specs.synthetic import (
     HardLabelsSpec,
     LabelsSpec,
+    LearnedLabelsSpec,
     MultiFormationSpec,
     OptimizerSpec,
     ParameterizationSpec,
     PixelsSpec,
     SGDSpec,
+    TeacherLabelsSpec,
 )
 from core.specs.terms import (
     ClassCentralizationSpec,
@@ -84,6 +100,8 @@ from core.specs.terms import (
     LocalCovarianceSpec,
     TermSpec,
 )
+
+T = TypeVar("T", Pool, PoolSpec)
 
 
 @dataclass(frozen=True)
@@ -124,10 +142,12 @@ def build(spec: DistillationSpec, data: RealSet, experts: Experts) -> Compositio
     net = build_network(method.network, data.info)
     deterministic = spec.resources.deterministic and device.type == "cuda"
     augmentation = build_augmentation(method.augmentation, deterministic=deterministic)
-    losses = (build_objective(method.objective, net), *(build_term(term, seed, experts) for term in method.terms))
+    losses = (build_objective(method.objective, net, device), *(build_term(term, seed, experts) for term in method.terms))
     models = build_models(method, net, data, augmentation, seed, experts)
     parameterization = build_parameterization(method.parameterization, spec.ipc, data)
-    labels = build_labels(method.labels)
+    trained = pool_of_models(method.models, method.network)
+    pool = None if trained is None else experts.pool(trained)
+    labels = build_labels(method.labels, pool, parameterization.num_virtual_per_class * data.num_classes)
     learned = merge_parameters([parameterization, labels, models, *losses])
     return Composition(
         net=net,
@@ -137,12 +157,12 @@ def build(spec: DistillationSpec, data: RealSet, experts: Experts) -> Compositio
         selection=build_selection(method.selection, data, seed),
         labels=labels,
         augmentation=augmentation,
-        init=build_init(method.init, method.network, experts),
+        init=build_init(method.init, method.network, experts, pool),
         optimizer=build_optimizer(method.optimizer, learned),
     )
 
 
-def build_objective(spec: ObjectiveSpec, net: Network) -> Loss:
+def build_objective(spec: ObjectiveSpec, net: Network, device: torch.device) -> Loss:
     """Slot `objective`."""
     match spec:
         case MeanFeatureSpec():
@@ -153,6 +173,8 @@ def build_objective(spec: ObjectiveSpec, net: Network) -> Loss:
             return RKHS(spec)
         case GaussianSpec():
             return Gaussian(spec)
+        case TrajectorySpec():
+            return Trajectory(spec, device)
         case _:
             assert_never(spec)
 
@@ -188,6 +210,8 @@ def build_models(
             return GrowingQueue(spec, net, data, seed, method.max_iterations)
         case DynamicBilevelSpec():
             return DynamicBilevel(spec, net, data, augmentation, seed)
+        case ExpertSegmentsSpec():
+            return ExpertSegments(spec, experts.pool(_needed(pool_of_models(spec, method.network))), seed)
         case _:
             assert_never(spec)
 
@@ -214,17 +238,28 @@ def build_selection(spec: SelectionSpec, data: RealSet, seed: int) -> Selection:
             assert_never(spec)
 
 
-def build_labels(spec: LabelsSpec) -> Labels:
-    """Slot `labels`."""
+def build_labels(spec: LabelsSpec, pool: Pool | None, num_virtual: int) -> Labels:
+    """Slot `labels`, for so many virtual images; `pool` is that of slot `models`, where it has one."""
     match spec:
         case HardLabelsSpec():
             return HardLabels()
+        case LearnedLabelsSpec():
+            return LearnedLabels(_needed(pool), num_virtual)
+        case TeacherLabelsSpec():
+            return TeacherLabels(spec.teacher, _needed(pool), num_virtual)
         case _:
             assert_never(spec)
 
 
-def build_init(spec: InitSpec, network: NetworkSpec, experts: Experts) -> Init:
-    """Slot `init`, and the coresets among the baselines of an evaluation; `network` is the architecture that embeds."""
+def build_init(spec: InitSpec, network: NetworkSpec, experts: Experts, pool: Pool | None = None) -> Init:
+    """Slot `init`, and the coresets among the baselines of an evaluation.
+
+    Args:
+        spec: what is wanted.
+        network: the architecture that embeds.
+        experts: answers for the pools of embedding networks.
+        pool: that of slot `models`, where it has one.
+    """
     match spec:
         case RandomInitSpec():
             return RandomInit()
@@ -238,6 +273,8 @@ def build_init(spec: InitSpec, network: NetworkSpec, experts: Experts) -> Init:
             return ForgettingInit(experts.pool(_needed(pool_of_init(spec, network))))
         case KMeansInitSpec():
             return KMeansInit(experts.pool(_needed(pool_of_init(spec, network))))
+        case CorrectlyClassifiedInitSpec():
+            return CorrectlyClassifiedInit(_needed(pool))
         case _:
             assert_never(spec)
 
@@ -251,7 +288,7 @@ def build_optimizer(spec: OptimizerSpec, learned: dict[str, list[Tensor]]) -> Op
             assert_never(spec)
 
 
-def _needed(pool: PoolSpec | None) -> PoolSpec:
+def _needed(pool: T | None) -> T:
     assert pool is not None, "this kind needs a pool"
     return pool
 

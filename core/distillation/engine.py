@@ -19,7 +19,7 @@ from torch import Tensor
 
 from core import compilation
 from core.data.real_set import RealSet
-from core.distillation.build import Composition
+from core.distillation.build import Composition, merge_parameters
 from core.distillation.protocols import Batch, Draw, Plan, merge
 from core.distillation.randomness import rng
 from core.distillation.step import Step
@@ -64,6 +64,7 @@ class Engine:
         parameterization = composition.parameterization
         self.initial = composition.init.choose(data, parameterization.num_initial_per_class, rng(seed, "init")).flatten(0, 1)
         parameterization.fill(self.initial.unflatten(0, (data.num_classes, -1)))
+        composition.labels.start(parameterization, rng(seed, "labels"))
         self._plan = merge([loss.plan() for loss in composition.losses])
         if compiled is None:
             work = activations_per_iteration(composition, self._plan, data.num_classes) * num_iterations
@@ -151,7 +152,8 @@ class Engine:
             if tensor.grad is not None:
                 finite = finite & tensor.grad.isfinite().all()
         done, total_length = self.position()
-        parts.optimizer.step(finite, done / max(1, total_length))
+        allowed = torch.stack([finite, *(~veto for veto in step.vetoes)]).all()
+        parts.optimizer.step(allowed, done / max(1, total_length))
         for tensor in self._learned:
             tensor.grad = None
         parts.parameterization.project(step)
@@ -176,8 +178,22 @@ class Engine:
         """Features that the losses look at."""
         return self._plan.taps
 
+    @property
+    def graph_copies(self) -> float:
+        """Memory of an iteration's graph, in graphs of a plain backward pass."""
+        return self._plan.graph_copies
+
+    def learned_rate(self) -> float | None:
+        """Learning rate that was learned with the set, if any; waits for the device."""
+        rates = merge_parameters(list(self.parts.parts().values())).get("rate", [])
+        return float(rates[0]) if rates else None
+
     def smallest_chunk(self) -> int:
-        """Synthetic images that must be computed together: those of one class, or all where losses or norms couple classes."""
+        """Synthetic images that must be computed together: those of one class, or all where losses or norms couple classes, or
+        as many as the losses say that they take at once.
+        """
+        if self._plan.graph_images:
+            return min(self._plan.graph_images, self.num_virtual)
         if not self._plan.separable or self.parts.net.mixes_images:
             return self.num_virtual
         return self.parts.parameterization.num_virtual_per_class
@@ -205,11 +221,13 @@ class Engine:
         rows = [parts.parameterization.indices(draw, generator) for draw in plan.syn]
         index, back = torch.unique(torch.cat([r.reshape(-1) for r in rows]), return_inverse=True)
         images, classes = parts.parameterization.decode(index)
+        weights = parts.models.next(number)
+        parts.labels.observe(index, images, weights)
         labels = parts.labels.targets(index, classes)
         places = [p.view(r.shape) for p, r in zip(back.split([r.numel() for r in rows]), rows, strict=True)]
         syn = Batch(_leaf(images), _leaf(labels), classes, tuple(places), plan.syn)
         step = Step(
-            number=number, seed=self.seed, data=self.data, weights=parts.models.next(number), plan=plan, syn=syn,
+            number=number, seed=self.seed, data=self.data, weights=weights, plan=plan, syn=syn,
             forward=self._forward, augmentation=parts.augmentation,
             transform=parts.augmentation.draw(num_classes, rng(self.seed, "augmentation", number)),
             parameterization=parts.parameterization, labels=parts.labels, start=0, stop=num_classes,

@@ -72,7 +72,7 @@ def bytes_per_image(engine: Engine) -> int:
     """What a step holds for each synthetic image: its graph, and its part of the features of its class's real images."""
     net, virtual = engine.parts.net, engine.num_virtual
     kept = engine.num_real * net.num_entries(engine.taps) / virtual
-    return int(4 * (GRAPH_COPIES * net.activations_per_image + kept))
+    return int(4 * (GRAPH_COPIES * engine.graph_copies * net.activations_per_image + kept))
 
 
 def _fit_device(engine: Engine) -> None:

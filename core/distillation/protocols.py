@@ -43,6 +43,12 @@ class Plan:
     separable: bool = True
     """Whether the value is a sum over classes, so that classes may be computed in chunks."""
 
+    graph_images: int = 0
+    """Most synthetic images whose graph the loss keeps at once; 0 for all that are computed together."""
+
+    graph_copies: float = 1.0
+    """Memory of that graph, in graphs of a plain backward pass."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -138,8 +144,20 @@ class Parameterization(Part, Protocol):
 class Labels(Part, Protocol):
     """What a network trained on the synthetic set is asked to answer."""
 
+    def start(self, parameterization: Parameterization, generator: torch.Generator) -> None:
+        """Begin with the set as `Init` filled it."""
+        ...
+
+    def observe(self, index: Tensor, images: Tensor, weights: Weights) -> None:
+        """Look at the virtual images (U,) of an iteration, (U, C, H, W), and at its networks, before `targets` is asked."""
+        ...
+
     def targets(self, index: Tensor, classes: Tensor) -> Tensor:
         """Labels of virtual images: (U,) int64 or (U, K) float32, with graph when learned."""
+        ...
+
+    def storage(self) -> dict[str, int]:
+        """Stored scalars by kind, beside those of the parameterization."""
         ...
 
 
@@ -244,6 +262,8 @@ def merge(plans: Sequence[Plan]) -> Plan:
         real=max(real, key=lambda draw: draw.count, default=None),
         taps=tuple(sorted({tap for plan in plans for tap in plan.taps})),
         separable=all(plan.separable for plan in plans),
+        graph_images=0 if any(not plan.graph_images for plan in plans) else max(plan.graph_images for plan in plans),
+        graph_copies=max((plan.graph_copies for plan in plans), default=1.0),
     )
 
 

@@ -51,6 +51,9 @@ class Step:
     stop: int = 0
     """Classes of this step: all K, or a chunk."""
 
+    vetoes: list[Tensor] = field(default_factory=list)
+    """() bool each, on the device: losses that want this iteration to change nothing. Shared by all chunks."""
+
     _augmented: dict[tuple[Side, Draw], Tensor] = field(default_factory=dict)
     _features: dict[tuple[Side, Draw], Tensors] = field(default_factory=dict)
 
@@ -92,6 +95,10 @@ class Step:
         """Taps of (K, M, C, H, W) images under any network, (K, M, ...)."""
         out = forward(weights.params, weights.buffers, images.reshape(-1, *images.shape[2:]), taps)
         return {tap: value.unflatten(0, images.shape[:2]) for tap, value in out.items()}
+
+    def veto(self, condition: Tensor) -> None:
+        """Let the iteration change nothing where the condition, () bool on the device, is true; nobody waits for it."""
+        self.vetoes.append(condition)
 
     @property
     def share(self) -> Tensor | None:

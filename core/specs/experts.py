@@ -37,3 +37,12 @@ class PoolSpec(Spec):
     pool_seed: int = Field(default=0, ge=0, le=2**63 - 1)
     count_forgetting: bool = False
     """Also count, for every training image, how often training forgets it."""
+
+    keep_snapshots: bool = Field(default=False, exclude_if=lambda keep: not keep)
+    """Also keep the weights before training and after each epoch: expert trajectories. A pool without them is written, and
+    keyed, as if this field did not exist."""
+
+    @property
+    def num_snapshots(self) -> int:
+        """Snapshots of each network, where they are kept."""
+        return self.training.num_epochs + 1

@@ -9,7 +9,7 @@ from core.specs.dataset import DatasetSpec
 from core.specs.experts import PoolSpec
 from core.specs.init import EmbeddedInitSpec, ForgettingInitSpec, HerdingInitSpec, InitSpec, KCenterInitSpec, KMeansInitSpec
 from core.specs.job import DistillationSpec, ExpertsSpec, JobSpec
-from core.specs.models import ModelsSpec, PretrainedPoolSpec
+from core.specs.models import ExpertSegmentsSpec, ModelsSpec, PretrainedPoolSpec
 from core.specs.network import NetworkSpec
 from core.specs.terms import ClassCentralizationSpec, TermSpec
 
@@ -49,9 +49,12 @@ def required_experts(spec: JobSpec, dataset_digest: str) -> dict[str, ExpertsSpe
 
 def pool_of_models(spec: ModelsSpec, network: NetworkSpec) -> PoolSpec | None:
     """The pool behind the slot `models`."""
-    if not isinstance(spec, PretrainedPoolSpec):
+    if not isinstance(spec, (PretrainedPoolSpec, ExpertSegmentsSpec)):
         return None
-    return PoolSpec(network=network, num_networks=spec.num_networks, training=spec.training, pool_seed=spec.pool_seed)
+    return PoolSpec(
+        network=network, num_networks=spec.num_networks, training=spec.training, pool_seed=spec.pool_seed,
+        keep_snapshots=isinstance(spec, ExpertSegmentsSpec),
+    )
 
 
 def pool_of_term(spec: TermSpec) -> PoolSpec | None:
