@@ -50,15 +50,15 @@ class Distillation:
         save_seconds = attempt.file.checkpoint_seconds
         distilled = distil(
             spec, data, experts, hooks=hooks, resume=checkpoint, record=self.record, save=self._save,
-            save_seconds=save_seconds, watch=lambda engine, completed: watch(completed, engine.decoded, self.record, hooks),
+            save_seconds=save_seconds, watch=lambda engine, completed: watch(completed, engine.decoded, self.record, hooks, engine.learned_rate),
         )
         save = partial(self._save, distilled.engine)
         try:
             save()
             scores = evaluate(
                 spec.evaluation, data, distilled.images, distilled.labels, ipc=spec.ipc, seed=spec.seed, experts=experts,
-                parameterization=distilled.engine.parts.parameterization, record=self.record, hooks=hooks, save=save,
-                save_seconds=save_seconds,
+                parameterization=distilled.engine.parts.parameterization, learned_rate=distilled.learned_rate,
+                record=self.record, hooks=hooks, save=save, save_seconds=save_seconds,
             )
         except Stopped:
             save()
@@ -96,7 +96,9 @@ class Distillation:
             spec=self.spec,
             info=data.info,
             images=distilled.images.cpu().numpy(),
-            labels=distilled.labels.cpu().numpy(),
+            labels=distilled.classes.cpu().numpy(),
+            soft_labels=distilled.labels.cpu().numpy() if distilled.labels.is_floating_point() else None,
+            learned_rate=distilled.learned_rate,
             initial_images=distilled.initial.cpu().numpy(),
             storage=distilled.storage,
             scores=scores,
@@ -132,6 +134,7 @@ def summary_of(outcome: Outcome) -> dict[str, Any]:
         ],
         "storage": dict(outcome.storage),
         "num_images": len(outcome.labels),
+        "learned_rate": outcome.learned_rate,
         "seconds": dict(outcome.seconds),
         "seconds_per_iteration": outcome.seconds_per_iteration,
         "peak_memory_bytes": outcome.peak_memory_bytes,

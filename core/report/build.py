@@ -2,7 +2,7 @@
 
 | file | kind | holds |
 |---|---|---|
-| data.safetensors | dataset | images in network space, float32, and labels |
+| data.safetensors | dataset | images in network space, float32, labels, and soft labels where there are any |
 | data.parquet | dataset | 8-bit PNG images and class labels, as Hugging Face's `datasets` reads them |
 | images.zip | images | the same PNG images, one folder per class |
 | preview.png, preview_initial.png | preview | the set and what it started from, for a person |
@@ -58,11 +58,13 @@ def write_artifacts(outcome: Outcome, out: Path) -> list[ArtifactLine]:
     initial = to_8bit(outcome.initial_images, info.mean, info.std)
 
     arrays: dict[str, NDArray[Any]] = {"images": outcome.images, "labels": outcome.labels}
+    if outcome.soft_labels is not None:
+        arrays["soft_labels"] = outcome.soft_labels
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
     write_safetensors(out / "data.safetensors", arrays, metadata)
     items = list(pictures(final, outcome.labels, info.classes))
-    write_parquet(out / "data.parquet", items, about)
-    write_zip(out / "images.zip", items, about)
+    write_parquet(out / "data.parquet", items, about, outcome.soft_labels)
+    write_zip(out / "images.zip", items, about, outcome.soft_labels)
 
     shown = cut(outcome.labels, info.num_classes, info.height, info.width)
     made = "distilled" if outcome.spec.method.max_iterations else "selected"

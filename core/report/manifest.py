@@ -45,8 +45,17 @@ def build_manifest(outcome: Outcome, files: Sequence[tuple[Path, str]]) -> dict[
             "data.parquet": "8-bit PNG images: divide by 255, subtract mean, divide by std, before training",
             "images.zip": "the same 8-bit PNG images; folders sort by class index",
         },
+        "training": _training(outcome),
         "files": file_facts(files),
     }
+
+
+def _training(outcome: Outcome) -> dict[str, Any]:
+    """What belongs to the set beside its images: the rate that was learned with it, and where its soft labels stand."""
+    places = {
+        "data.safetensors": "soft_labels (N, K) float32", "data.parquet": "column soft_label", "images.zip": "soft_labels.csv",
+    }
+    return {"learned_rate": outcome.learned_rate, "soft_labels": None if outcome.soft_labels is None else places}
 
 
 def dataset_facts(info: DatasetInfo, digest: str) -> dict[str, Any]:

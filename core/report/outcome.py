@@ -98,3 +98,8 @@ class Outcome:
     """What one step took before the loop began: `seconds`, `peak_memory_bytes`, `chunk_images`; empty without a loop."""
 
     resumed_from_step: int = 0
+    soft_labels: NDArray[np.float32] | None = None
+    """(N, K) what a network is asked to answer, where labels are learned or a teacher's; rows add up to 1."""
+
+    learned_rate: float | None = None
+    """Learning rate of the networks that was learned with the set, where its objective learns one."""

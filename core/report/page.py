@@ -122,6 +122,11 @@ def _facts(outcome: Outcome) -> dict[str, str]:
         "Code revision": outcome.code_revision,
         "Versions": ", ".join(f"{name} {version}" for name, version in outcome.versions.items()),
     }
+    if outcome.learned_rate is not None:
+        used = "used" if spec.evaluation.use_learned_rate else "not used"
+        facts["Learned rate"] = f"{outcome.learned_rate:.4g}, {used} in the evaluation"
+    if outcome.soft_labels is not None:
+        facts["Labels"] = f"soft, {spec.method.labels.kind}"
     if spec.dataset.held_out_fraction:
         facts["Held out"] = f"{spec.dataset.held_out_fraction:.3g} of each training class"
     if outcome.resumed_from_step:
@@ -182,7 +187,7 @@ def render(
         "mean": list(info.mean),
         "std": list(info.std),
         "facts": _facts(outcome),
-        "load": snippets(info),
+        "load": snippets(info, soft=outcome.soft_labels is not None),
         "files": {path.name: path.stat().st_size for path in files},
         "spec_json": json.dumps(outcome.spec.model_dump(mode="json"), indent=2, ensure_ascii=False),
     }

@@ -87,6 +87,7 @@ class Trainer:
         hooks: Hooks | None = None,
         on_epoch: Callable[[int], None] | None = None,
         curve_points: int = 0,
+        lr_net: float | None = None,
     ) -> Trained:
         """Train one network from its initial weights to the last pass.
 
@@ -99,11 +100,14 @@ class Trainer:
             hooks: asked between passes whether to stop.
             on_epoch: called after each pass with the number of finished passes.
             curve_points: at most about so many points of loss and accuracy; 0 for none.
+            lr_net: initial learning rate of this run instead of the schedule's.
 
         Raises:
             Stopped: the hooks asked for it.
         """
         hooks, schedule = hooks or Hooks(), self.schedule
+        if lr_net is not None:
+            schedule = schedule._replace(lr_net=lr_net)
         images, targets = images.detach(), labels.detach()
         if schedule.cutmix_probability and not targets.is_floating_point():
             targets = F.one_hot(targets, self.net.num_classes).to(images)
