@@ -115,31 +115,38 @@ def train_pool(
             on_step=on_step, count_forgetting=spec.count_forgetting, keep_snapshots=spec.keep_snapshots,
         )
 
-    finished = [] if first is None else [first]
-    for index in range(0 if first is None else len(first.params), spec.num_networks):
-        finished.append(_pool_of_one(net, train(index)))
+    snapshots = None
+    if spec.keep_snapshots:  # in one piece from the beginning: joining would hold them twice
+        snapshots = torch.empty(spec.num_networks, spec.num_snapshots, net.num_parameters)
+    finished, count = ([], 0) if first is None else ([first], len(first.params))
+    if snapshots is not None and first is not None and first.snapshots is not None:
+        snapshots[:count].copy_(first.snapshots)
+    for index in range(count, spec.num_networks):
+        trained = train(index)
+        finished.append(_pool_of_one(net, trained))
+        if snapshots is not None and trained.snapshots is not None:
+            snapshots[index].copy_(trained.snapshots)
         if on_network is not None:
-            on_network(lambda: _joined(finished))
-    return _joined(finished)
+            on_network(lambda: _joined(finished, snapshots))
+    return _joined(finished, snapshots)
 
 
 def _pool_of_one(net: Network, trained: TrainedOnReal) -> Pool:
     buffers = {name: value[None] for name, value in trained.buffers.items()}
-    snapshots = None if trained.snapshots is None else trained.snapshots[None]
-    return Pool(net, trained.params[None], trained.accuracy[None], buffers, trained.forgetting, snapshots)
+    return Pool(net, trained.params[None], trained.accuracy[None], buffers, trained.forgetting)
 
 
-def _joined(pools: Sequence[Pool]) -> Pool:
-    """One pool of all networks, in order."""
+def _joined(pools: Sequence[Pool], snapshots: Tensor | None) -> Pool:
+    """One pool of all networks, in order, with their snapshots from (at least as many) rows of all."""
     counts = [pool.forgetting for pool in pools if pool.forgetting is not None]
-    snapshots = [pool.snapshots for pool in pools if pool.snapshots is not None]
+    params = torch.cat([pool.params for pool in pools])
     return Pool(
         pools[0].net,
-        torch.cat([pool.params for pool in pools]),
+        params,
         torch.cat([pool.accuracy for pool in pools]),
         {name: torch.cat([pool.buffers[name] for pool in pools]) for name in pools[0].buffers},
         torch.stack(counts).sum(0) if counts else None,
-        torch.cat(snapshots) if snapshots else None,
+        None if snapshots is None else snapshots[: len(params)],
     )
 
 

@@ -18,10 +18,11 @@ from core.specs.experts import PoolSpec
 from core.specs.job import DistillationSpec
 from core.specs.models import DynamicBilevelSpec, GrowingQueueSpec
 from core.specs.network import ConvNetSpec, NetworkSpec
-from core.specs.objective import LayerwiseFeatureSpec
+from core.specs.objective import LayerwiseFeatureSpec, TrajectorySpec
 from core.specs.requirements import required_pools
 from core.specs.selection import RepresentativeSpec
 from core.specs.terms import ClassCentralizationSpec, HistoricalPrototypesSpec
+from core.specs.trajectories import num_parameters, trajectory_bytes
 
 GRAPH_COPIES = 3
 """Tensors of the size of a layer's output that its backward pass keeps: convolution, norm, activation."""
@@ -76,6 +77,7 @@ class Estimate(BaseModel):
     seconds: float = Field(description="All phases; pools of trained networks that exist already cost nothing.")
     phases: list[PhaseEstimate]
     peak_memory_bytes: int = Field(description="Resident memory of the child on a CPU, memory of the device on a GPU.")
+    trajectory_bytes: int = Field(description="Files of expert trajectories that the job needs; 0 for jobs without any.")
     basis: str = Field(description="Where the speed behind the estimate comes from.")
 
 
@@ -110,7 +112,7 @@ def estimate(spec: DistillationSpec, info: DatasetInfo) -> Estimate:
         phase.seconds = round(phase.seconds, 1)
     return Estimate(
         worker=kind, seconds=round(sum(phase.seconds for phase in phases), 1), phases=phases,
-        peak_memory_bytes=_peak_memory(spec, info, worker), basis=worker.basis,
+        peak_memory_bytes=_peak_memory(spec, info, worker), trajectory_bytes=trajectory_bytes(spec, info), basis=worker.basis,
     )
 
 
@@ -133,7 +135,10 @@ def _iteration_seconds(spec: DistillationSpec, info: DatasetInfo, worker: Worker
     smallest = min(info.train_per_class_after(spec.dataset.held_out_fraction))
     real = _num_real(spec, info)
     syn = decoded_per_class(method.parameterization, spec.ipc) * info.num_classes
-    seconds = _seconds(worker, (real + 2 * syn) * cost.macs, _passes(worker, real) + 2 * _passes(worker, syn))
+    if isinstance(method.objective, TrajectorySpec):
+        seconds = _trajectory_seconds(method.objective, syn, cost, worker)
+    else:
+        seconds = _seconds(worker, (real + 2 * syn) * cost.macs, _passes(worker, real) + 2 * _passes(worker, syn))
     if isinstance(method.selection, RepresentativeSpec):
         candidates = sum(min(n, method.selection.num_candidates or n) for n in info.train_per_class)
         seconds += _seconds(worker, candidates * cost.macs, _passes(worker, candidates)) / method.selection.refresh_every
@@ -152,6 +157,18 @@ def _iteration_seconds(spec: DistillationSpec, info: DatasetInfo, worker: Worker
         passes = 3 * _passes(worker, syn) + _passes(worker, watched)
         seconds += epochs * _seconds(worker, (3 * syn + watched) * cost.macs, passes)
     return seconds
+
+
+def _batch_of(objective: TrajectorySpec, syn: int) -> int:
+    """Synthetic images of one training step."""
+    return min(objective.batch_size or syn, syn)
+
+
+def _trajectory_seconds(objective: TrajectorySpec, syn: int, cost: Cost, worker: Worker) -> float:
+    """Each step: a gradient, 3 forward passes' worth, and, backwards, the same again with a derivative of twice its cost."""
+    factor = 9 if objective.gradient_mode == "unrolled" else 12
+    images = objective.num_steps * _batch_of(objective, syn)
+    return _seconds(worker, factor * images * cost.macs, factor * objective.num_steps)
 
 
 def _pool_seconds(pool: PoolSpec, info: DatasetInfo, worker: Worker) -> float:
@@ -188,9 +205,18 @@ def _peak_memory(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> i
     graph = 4 * GRAPH_COPIES * cost.activations * min(syn, worker.graph_images)
     if isinstance(spec.method.objective, LayerwiseFeatureSpec) and spec.method.max_iterations:
         graph += 4 * cost.activations * _num_real(spec, info)  # the layers of the real images, which the loss looks at together
+    if isinstance(spec.method.objective, TrajectorySpec) and spec.method.max_iterations:
+        graph = _trajectory_memory(spec.method.objective, syn, cost, num_parameters(spec.method.network, info))
     networks = [spec.evaluation.network, *spec.evaluation.cross_networks]
     decoded = min(syn, spec.evaluation.batch_size)
     training = max(4 * GRAPH_COPIES * cost_of(network, info).activations * decoded for network in networks)
     models = spec.method.models
     in_loop = 4 * GRAPH_COPIES * cost.activations * models.batch_size if isinstance(models, GrowingQueueSpec) else 0.0
     return int(worker.base_bytes + data + 20 * syn * info.scalars_per_image + max(graph, training, in_loop))
+
+
+def _trajectory_memory(objective: TrajectorySpec, syn: int, cost: Cost, weights: int) -> float:
+    """Graphs of a double backward pass, twice a plain one: of one step, or of all; and the weights between the steps."""
+    steps = objective.num_steps if objective.gradient_mode == "unrolled" else 1
+    graph = 2 * 4 * GRAPH_COPIES * cost.activations * _batch_of(objective, syn) * steps
+    return graph + 4.0 * (objective.num_steps + 4) * weights
