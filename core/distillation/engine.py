@@ -186,7 +186,7 @@ class Engine:
     def learned_rate(self) -> float | None:
         """Learning rate that was learned with the set, if any; waits for the device."""
         rates = merge_parameters(list(self.parts.parts().values())).get("rate", [])
-        return float(rates[0]) if rates else None
+        return float(rates[0].detach()) if rates else None
 
     def smallest_chunk(self) -> int:
         """Synthetic images that must be computed together: those of one class, or all where losses or norms couple classes, or

@@ -49,6 +49,11 @@ class Plan:
     graph_copies: float = 1.0
     """Memory of that graph, in graphs of a plain backward pass."""
 
+    @property
+    def per_class(self) -> Draw:
+        """The first draw that is per class: the one that features are computed for unless another is named."""
+        return next(draw for draw in self.syn if draw.kind == "per_class")
+
 
 @dataclass(frozen=True)
 class Batch:

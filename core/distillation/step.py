@@ -71,7 +71,7 @@ class Step:
 
     def augmented(self, side: Side, draw: Draw | None = None) -> Tensor:
         """Augmented images of a per-class draw, (K, M, C, H, W); gradient flows to the synthetic leaf only."""
-        draw = draw or self.plan.syn[0]
+        draw = draw or self.plan.per_class
         key = (side, draw if side == "syn" else Draw())
         if key not in self._augmented:
             with torch.set_grad_enabled(side == "syn"):
@@ -83,7 +83,7 @@ class Step:
 
         Gradient flows to the synthetic leaf; real features carry no graph.
         """
-        draw = draw or self.plan.syn[0]
+        draw = draw or self.plan.per_class
         key = (side, draw if side == "syn" else Draw())
         if key not in self._features:
             with torch.set_grad_enabled(side == "syn"):

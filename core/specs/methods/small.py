@@ -34,27 +34,44 @@ _METHOD: dict[str, float] = {
     "terms.*.network.width": 8,
     "init.training.num_epochs": 3,
 }
+_OF_OBJECTIVE: dict[str, dict[str, float]] = {
+    "trajectory": {
+        "optimizer.lr_img": 1000.0,
+        "models.num_networks": 5,
+        "models.training.num_epochs": 8,
+        "models.min_start_epoch": 2,
+        "models.initial_max_start_epoch": 3,
+        "models.max_start_epoch": 6,
+        "models.growth_iterations": 60,
+        "objective.num_steps": 10,
+    },
+}
+"""Caps of some objectives, in place of the common ones."""
 _EVALUATION: dict[str, float] = {
     "network.width": 32,
     "num_eval": 3,
     "num_epochs": 300,
     "baseline_training.num_epochs": 3,
 }
-_CANDIDATES = 600
-"""Images of a class among which `representative` selection seeks clusters; there 0 means all, which is more than any number."""
+_WHERE_ZERO_MEANS_ALL: dict[str, int] = {"selection.num_candidates": 600, "objective.batch_size": 100}
+"""Numbers of images for which 0 means all, which is more than any number: those among which `representative` selection seeks
+clusters in a class, and those of a training step on the synthetic set."""
 
 
 def capped(resolved: Resolved) -> Resolved:
     """The recipe at small scale, with a note `field: from -> to` for everything that was lowered."""
     notes: list[str] = []
     method, evaluation = resolved.method.model_dump(mode="json"), resolved.evaluation.model_dump(mode="json")
-    for tree, caps, name in ((method, _METHOD, "method"), (evaluation, _EVALUATION, "evaluation")):
+    caps_of_method = _METHOD | _OF_OBJECTIVE.get(method["objective"]["kind"], {})
+    for tree, caps, name in ((method, caps_of_method, "method"), (evaluation, _EVALUATION, "evaluation")):
         for path, cap in caps.items():
             _lower(tree, path.split("."), cap, name, notes)
-    selection = method["selection"]
-    if selection.get("num_candidates") == 0:
-        selection["num_candidates"] = _CANDIDATES
-        notes.append(f"method.selection.num_candidates: 0 -> {_CANDIDATES}")
+    for path, most in _WHERE_ZERO_MEANS_ALL.items():
+        slot, field = path.split(".")
+        value = method[slot].get(field)
+        if value is not None and (value == 0 or value > most):
+            method[slot][field] = most
+            notes.append(f"method.{path}: {value} -> {most}")
     return Resolved(
         MethodSpec.model_validate(method, strict=False), EvaluationSpec.model_validate(evaluation, strict=False), tuple(notes)
     )
