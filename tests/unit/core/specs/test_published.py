@@ -43,7 +43,9 @@ class TestEveryRow:
 
 def test_recipes_with_rows() -> None:
     found = {r.recipe for r in published()}
-    assert found == {"random", "herding", "k_center", "forgetting", "dm", "cafe", "cafe_dsa", "idm", "m3d", "dsdm"}
+    assert found == {
+        "random", "herding", "k_center", "forgetting", "dm", "cafe", "cafe_dsa", "idm", "m3d", "dsdm", "mtt", "tesla", "datm",
+    }
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,9 @@ def test_recipes_with_rows() -> None:
         ("idm", "cifar100", 10, 0.451, 0.001, "dm"),
         ("m3d", "svhn", 1, 0.628, 0.005, "idc"),
         ("dsdm", "cifar10", 50, 0.758, 0.003, "idc"),
+        ("mtt", "tiny-imagenet", 10, 0.232, 0.0, "mtt"),
+        ("tesla", "cifar10", 1, 0.485, 0.0, "mtt"),
+        ("datm", "cifar10", 1000, 0.855, 0.0, "mtt"),
     ],
 )
 def test_known_cells(recipe: str, dataset: str, ipc: int, mean: float, std: float, protocol: str) -> None:
@@ -76,7 +81,7 @@ def test_ablation_ends_below_the_method() -> None:
 
 def test_no_network_beats_the_one_it_was_distilled_with() -> None:
     other = [r for r in published() if r.network != CONVNET]
-    assert len(other) == 10
+    assert len(other) == 16
     assert all(r.mean < row(r.recipe, r.dataset, r.ipc).mean for r in other)
 
 
