@@ -50,7 +50,8 @@ class Distillation:
         save_seconds = attempt.file.checkpoint_seconds
         distilled = distil(
             spec, data, experts, hooks=hooks, resume=checkpoint, record=self.record, save=self._save,
-            save_seconds=save_seconds, watch=lambda engine, completed: watch(completed, engine.decoded, self.record, hooks, engine.learned_rate),
+            save_seconds=save_seconds,
+            watch=lambda engine, completed: watch(completed, engine.decoded, self.record, hooks, engine.learned_rate),
         )
         save = partial(self._save, distilled.engine)
         try:

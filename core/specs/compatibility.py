@@ -63,8 +63,8 @@ def accuracy_is_known(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem
         if isinstance(term, ClassificationRegulariserSpec):
             return FieldProblem(
                 f"/method/terms/{i}", "accuracy_unknown",
-                f"term {term.kind!r} is weighted by the accuracy of the matching network, which models {models.kind!r} (objective "
-                f"{spec.method.objective.kind!r}) does not know; use 'growing_queue' or 'pretrained_pool'",
+                f"term {term.kind!r} is weighted by the accuracy of the matching network, which models {models.kind!r} "
+                f"(objective {spec.method.objective.kind!r}) does not know; use 'growing_queue' or 'pretrained_pool'",
             )
     return None
 

@@ -204,7 +204,8 @@ def _linear(inputs: int, outputs: int) -> int:
 
 def _convolutions(widths: tuple[int, ...], kernels: list[int], scale: int) -> int:
     """Convolutions with bias, each with a norm of `scale` numbers per channel."""
-    return sum((before * kernel**2 + 1 + scale) * after for (before, after), kernel in zip(pairwise(widths), kernels, strict=True))
+    pairs = zip(pairwise(widths), kernels, strict=True)
+    return sum((before * kernel**2 + 1 + scale) * after for (before, after), kernel in pairs)
 
 
 def _residual(channels: int, stem: int, blocks: int, scale: int) -> int:

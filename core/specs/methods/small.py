@@ -53,7 +53,7 @@ _EVALUATION: dict[str, float] = {
     "num_epochs": 300,
     "baseline_training.num_epochs": 3,
 }
-_WHERE_ZERO_MEANS_ALL: dict[str, int] = {"selection.num_candidates": 600, "objective.batch_size": 100}
+_WHERE_ZERO_MEANS_ALL: dict[str, int] = {"selection.num_candidates": 600, "objective.batch_size": 40}
 """Numbers of images for which 0 means all, which is more than any number: those among which `representative` selection seeks
 clusters in a class, and those of a training step on the synthetic set."""
 
