@@ -94,6 +94,7 @@ def train_pool(
     Raises:
         Stopped: the hooks asked for it; the network that was being trained is lost.
     """
+    assert spec.preprocessing == data.preprocessing, "the pool wants other images"
     hooks, training = hooks or Hooks(), spec.training
     net = build_network(spec.network, data.info)
     per_network = num_steps(training, data)
@@ -227,7 +228,8 @@ class TrainedHere:
         self._pools: dict[PoolSpec, Pool] = {}
 
     def pool(self, spec: PoolSpec) -> Pool:
-        """The pool; equal specifications share one."""
+        """The pool, trained on the images as the real set has them; equal specifications share one."""
+        spec = spec.model_copy(update={"preprocessing": self._data.preprocessing})
         if spec not in self._pools:
             self._pools[spec] = train_pool(spec, self._data, hooks=self._hooks)
         return self._pools[spec]
@@ -244,11 +246,12 @@ class FromFiles:
         self._pools: dict[PoolSpec, Pool] = {}
 
     def pool(self, spec: PoolSpec) -> Pool:
-        """The pool from its file.
+        """The pool from its file, trained on the images as the real set has them.
 
         Raises:
             InvalidInputError: the file is missing, damaged, or holds something else.
         """
+        spec = spec.model_copy(update={"preprocessing": self._data.preprocessing})
         if spec not in self._pools:
             key = pool_key(spec, self._job.dataset, self._data.info.identity, seed=self._job.seed)
             path = self._folder / f"{key}.safetensors"

@@ -11,6 +11,7 @@ from pydantic import Field
 from core.specs.augmentation import AugmentationSpec, NoAugmentationSpec
 from core.specs.base import Spec
 from core.specs.network import NetworkSpec
+from core.specs.preprocessing import PreprocessingSpec, StandardiseSpec
 
 
 class RealTrainingSpec(Spec):
@@ -41,6 +42,11 @@ class PoolSpec(Spec):
     keep_snapshots: bool = Field(default=False, exclude_if=lambda keep: not keep)
     """Also keep the weights before training and after each epoch: expert trajectories. A pool without them is written, and
     keyed, as if this field did not exist."""
+
+    preprocessing: PreprocessingSpec = Field(
+        default=StandardiseSpec(), exclude_if=lambda preprocessing: isinstance(preprocessing, StandardiseSpec)
+    )
+    """How the real images become what the networks see; a pool on standardised ones is keyed as if this field did not exist."""
 
     @property
     def num_snapshots(self) -> int:

@@ -25,7 +25,8 @@ def required_pools(spec: DistillationSpec) -> tuple[PoolSpec, ...]:
     pools = [pool_of_models(method.models, method.network), pool_of_init(method.init, method.network)]
     pools += [pool_of_term(term) for term in method.terms]
     pools += [pool_of_init(init, spec.evaluation.network) for init in spec.evaluation.baseline_inits().values()]
-    return tuple(dict.fromkeys(pool for pool in pools if pool is not None))
+    seen = {"preprocessing": method.preprocessing}
+    return tuple(dict.fromkeys(pool.model_copy(update=seen) for pool in pools if pool is not None))
 
 
 def required_experts(spec: JobSpec, dataset_digest: str) -> dict[str, ExpertsSpec]:
