@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from core.attempt import Attempt
+from core.data.preprocessing import Whitening
 from core.data.real_set import RealSet
 from core.distillation import resume
 from core.distillation.distil import Distilled, distil
@@ -16,7 +17,7 @@ from core.evaluation.held_out import HeldOut
 from core.experts import FromFiles
 from core.machine import device_name, peak_memory_bytes, versions
 from core.progress import Record, Stopped
-from core.report.outcome import Outcome, Score
+from core.report.outcome import Outcome, Score, Whitened
 from core.specs.job import DistillationSpec
 from core.specs.report import EXPERTS_DIR, ResultLine
 
@@ -99,6 +100,7 @@ class Distillation:
             images=distilled.images.cpu().numpy(),
             labels=distilled.classes.cpu().numpy(),
             soft_labels=distilled.labels.cpu().numpy() if distilled.labels.is_floating_point() else None,
+            whitened=whitening_of(distilled, data),
             learned_rate=distilled.learned_rate,
             initial_images=distilled.initial.cpu().numpy(),
             storage=distilled.storage,
@@ -121,6 +123,14 @@ class Distillation:
             attempt.lines.write(artifact)
         record.seconds["reporting"] = time.monotonic() - started
         attempt.lines.write(ResultLine(summary=summary_of(outcome)))
+
+
+def whitening_of(distilled: Distilled, data: RealSet) -> Whitened | None:
+    """What a whitened set needs beside its images; None for a standardised one."""
+    if not isinstance(data.space, Whitening):
+        return None
+    arrays = (data.space.mean, data.space.matrix, data.to_8bit(distilled.images), data.to_8bit(distilled.initial))
+    return Whitened(*(array.cpu().numpy() for array in arrays))
 
 
 def summary_of(outcome: Outcome) -> dict[str, Any]:

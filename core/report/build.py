@@ -2,7 +2,7 @@
 
 | file | kind | holds |
 |---|---|---|
-| data.safetensors | dataset | images in network space, float32, labels, and soft labels where there are any |
+| data.safetensors | dataset | images in network space, float32, labels; soft labels and whitening where there are any |
 | data.parquet | dataset | 8-bit PNG images and class labels, as Hugging Face's `datasets` reads them |
 | images.zip | images | the same PNG images, one folder per class |
 | preview.png, preview_initial.png | preview | the set and what it started from, for a person |
@@ -54,12 +54,17 @@ def write_artifacts(outcome: Outcome, out: Path) -> list[ArtifactLine]:
     out.mkdir(parents=True, exist_ok=True)
     info = outcome.info
     about = facts(outcome)
-    final = to_8bit(outcome.images, info.mean, info.std)
-    initial = to_8bit(outcome.initial_images, info.mean, info.std)
+    if outcome.whitened is None:
+        final = to_8bit(outcome.images, info.mean, info.std)
+        initial = to_8bit(outcome.initial_images, info.mean, info.std)
+    else:
+        final, initial = outcome.whitened.pixels, outcome.whitened.initial_pixels
 
     arrays: dict[str, NDArray[Any]] = {"images": outcome.images, "labels": outcome.labels}
     if outcome.soft_labels is not None:
         arrays["soft_labels"] = outcome.soft_labels
+    if outcome.whitened is not None:
+        arrays |= {"whitening_mean": outcome.whitened.mean, "whitening_matrix": outcome.whitened.matrix}
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
     write_safetensors(out / "data.safetensors", arrays, metadata)
     items = list(pictures(final, outcome.labels, info.classes))

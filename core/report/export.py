@@ -1,7 +1,7 @@
 """The distilled dataset in three forms: safetensors in network space, a folder of PNGs in a zip, and parquet.
 
-Network space is (x / 255 - mean) / std for each channel. Only `data.safetensors` holds it; the PNGs, and the parquet file
-that carries the same PNGs, hold its inverse, clamped and rounded to 8 bits. Equal arrays give equal bytes.
+Network space is (x / 255 - mean) / std for each channel, or whitened. Only `data.safetensors` holds it; the PNGs, and the
+parquet file that carries the same PNGs, hold its inverse, clamped and rounded to 8 bits. Equal arrays give equal bytes.
 Shapes: N images, C channels, H W pixels.
 """
 
@@ -88,11 +88,28 @@ def pictures(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequ
 def facts(outcome: Outcome) -> dict[str, Any]:
     """What every data file carries about itself, so that it never travels bare."""
     info = outcome.info
-    about: dict[str, Any] = {
-        "mean": list(info.mean), "std": list(info.std), "classes": list(info.classes),
-        "dataset": info.name, "ipc": outcome.spec.ipc,
-    }
+    about: dict[str, Any] = {"classes": list(info.classes), "dataset": info.name, "ipc": outcome.spec.ipc}
+    if outcome.whitened is None:
+        about |= {"mean": list(info.mean), "std": list(info.std)}
+    else:
+        about |= {"preprocessing": normalisation(outcome)["formula"]}
     return about if outcome.learned_rate is None else about | {"learned_rate": outcome.learned_rate}
+
+
+def normalisation(outcome: Outcome) -> dict[str, Any]:
+    """From the pixels of the 8-bit files to network space and back, for a person; and the constants, where they are few."""
+    if outcome.whitened is None:
+        return {
+            "mean": list(outcome.info.mean), "std": list(outcome.info.std),
+            "formula": "(pixel / 255 - mean) / std, per channel",
+            "inverse": "clamp(round((value * std + mean) * 255), 0, 255), per channel",
+        }
+    return {
+        "spec": outcome.spec.method.preprocessing.model_dump(mode="json"),
+        "formula": "(pixel / 255 - whitening_mean) @ whitening_matrix, pixels flattened from (C, H, W); both arrays are in "
+        "data.safetensors",
+        "inverse": "clamp(round((value @ inverse(whitening_matrix) + whitening_mean) * 255), 0, 255)",
+    }
 
 
 def _compact(value: Any) -> str:
