@@ -137,8 +137,13 @@ def build(spec: DistillationSpec, data: RealSet, experts: Experts) -> Compositio
         spec: resolved specification.
         data: its real set.
         experts: answers for the pools that the specification needs.
+
+    Raises:
+        ValueError: the real set is preprocessed in another way than the specification says.
     """
     method, seed, device = spec.method, spec.seed, data.device
+    if method.preprocessing != data.preprocessing:
+        raise ValueError(f"method.preprocessing is {method.preprocessing!r}, the real set has {data.preprocessing!r}")
     net = build_network(method.network, data.info)
     deterministic = spec.resources.deterministic and device.type == "cuda"
     augmentation = build_augmentation(method.augmentation, deterministic=deterministic)

@@ -113,3 +113,7 @@ class TestPools:
         assert trained in required_pools(spec)
         build(spec, whitened, experts)
         assert len(experts._pools) == 1
+
+    def test_another_preprocessing_than_the_specifications_is_refused(self, small_spec: Any, whitened: RealSet) -> None:
+        with pytest.raises(ValueError, match="the real set has ZCASpec"):
+            build(small_spec(), whitened, TrainedHere(whitened))
