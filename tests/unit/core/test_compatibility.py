@@ -95,7 +95,8 @@ def test_refused(small_spec: Any, method: dict[str, Any], fields: dict[str, Any]
     {"terms": [SPREAD], "num_iterations": 0},
     {"terms": [{"kind": "classification_regulariser"}], "models": QUEUE},
     {"terms": [{"kind": "classification_regulariser"}], "models": POOL},
-    PIECES | {"labels": {"kind": "learned"}, "init": {"kind": "correctly_classified"}, "terms": [{"kind": "class_discriminative"}]},
+    PIECES | {"labels": {"kind": "learned"}, "init": {"kind": "correctly_classified"}},
+    PIECES | {"terms": [{"kind": "class_discriminative"}]},
     PIECES | {"models": {"kind": "expert_segments", "max_start_epoch": 4, "training": {"num_epochs": 5}}},
     {"models": POOL, "labels": {"kind": "teacher"}, "init": {"kind": "correctly_classified"}},
 ])

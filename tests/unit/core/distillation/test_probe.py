@@ -50,6 +50,23 @@ def test_a_step_that_does_not_fit_is_cut_with_equal_gradient(digits: RealSet, sm
     assert torch.allclose(whole.decoded()[0], cut.decoded()[0], atol=1e-5)
 
 
+@pytest.mark.parametrize(("mode", "copies"), [("adjoint", 2), ("unrolled", 6)])
+def test_a_trajectory_keeps_the_graph_of_one_batch_or_of_all_steps(
+    mode: str, copies: int, digits: RealSet, small_spec: Any
+) -> None:
+    engine = engine_of(
+        digits, small_spec, objective={"kind": "trajectory", "num_steps": 3, "batch_size": 7, "gradient_mode": mode},
+        models={
+            "kind": "expert_segments", "num_networks": 1, "training": {"num_epochs": 1}, "span_epochs": 1, "max_start_epoch": 1,
+        },
+    )
+    assert engine.smallest_chunk() == 7
+    assert probe.bytes_per_image(engine) == 4 * probe.GRAPH_COPIES * copies * engine.parts.net.activations_per_image
+    before = bytes_of(engine)
+    probe.probe(engine)
+    assert bytes_of(engine) == before
+
+
 def test_features_of_real_images_count(digits: RealSet, small_spec: Any) -> None:
     plain, layers = engine_of(digits, small_spec), engine_of(digits, small_spec, objective={"kind": "layerwise_feature"})
     net = plain.parts.net  # one block of width 8 on 8 x 8 pixels

@@ -1,4 +1,4 @@
-"""Pieces of trajectories, labels that are learned or given, the start from what experts know, and iterations that are skipped."""
+"""Pieces of trajectories, labels that are learned or given, the start from what experts know, and skipped iterations."""
 
 from __future__ import annotations
 
@@ -136,7 +136,8 @@ class TestCorrectlyClassified:
         label = digits.counts.index(smallest)
         members = digits.gather(torch.arange(smallest) + digits.offsets[label])
         assert torch.equal(chosen[label].flatten(1).sort(0).values, members.flatten(1).sort(0).values)
-        right = [(pool.logits(expert, chosen.flatten(0, 1)).argmax(1).view(10, -1) == torch.arange(10)[:, None]) for expert in (0, 1, 2)]
+        answers_of = [pool.logits(expert, chosen.flatten(0, 1)).argmax(1).view(10, -1) for expert in range(3)]
+        right = [answers == torch.arange(10)[:, None] for answers in answers_of]
         for of_class in range(10):
             first, second, third = (answers[of_class].tolist() for answers in right)
             stage = [0 if a else 1 if b else 2 if c else 3 for a, b, c in zip(first, second, third, strict=True)]
@@ -151,7 +152,8 @@ class TestSGD:
         theirs = {kind: torch.ones(3, requires_grad=True) for kind in ours}
         optimizer = SGD(spec, {kind: [tensor] for kind, tensor in ours.items()})
         reference = torch.optim.SGD([
-            {"params": [theirs["pixels"]], "lr": 0.3, "momentum": 0.5}, {"params": [theirs["rate"]], "lr": 0.01, "momentum": 0.5},
+            {"params": [theirs["pixels"]], "lr": 0.3, "momentum": 0.5},
+            {"params": [theirs["rate"]], "lr": 0.01, "momentum": 0.5},
             {"params": [theirs["labels"]], "lr": 2.0, "momentum": 0.9},
         ])
         for n in range(4):
