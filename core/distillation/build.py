@@ -19,9 +19,7 @@ from core.distillation.init.k_center import spread
 from core.distillation.init.k_means import KMeansInit
 from core.distillation.init.noise import NoiseInit
 from core.distillation.init.random import RandomInit
-from core.distillation.labels.hard import HardLabels
-from core.distillation.labels.learned import LearnedLabels
-from core.distillation.labels.teacher import TeacherLabels
+from core.distillation.labels.build import build_labels
 from core.distillation.models.dynamic_bilevel import DynamicBilevel
 from core.distillation.models.expert_segments import ExpertSegments
 from core.distillation.models.fresh_random import FreshRandom
@@ -81,17 +79,7 @@ from core.specs.objective import (
 )
 from core.specs.requirements import pool_of_init, pool_of_models, pool_of_term
 from core.specs.selection import RepresentativeSpec, SelectionSpec, UniformSpec
-from core.specs.synthetic import (
-    HardLabelsSpec,
-    LabelsSpec,
-    LearnedLabelsSpec,
-    MultiFormationSpec,
-    OptimizerSpec,
-    ParameterizationSpec,
-    PixelsSpec,
-    SGDSpec,
-    TeacherLabelsSpec,
-)
+from core.specs.synthetic import MultiFormationSpec, OptimizerSpec, ParameterizationSpec, PixelsSpec, SGDSpec
 from core.specs.terms import (
     ClassCentralizationSpec,
     ClassDiscriminativeSpec,
@@ -239,19 +227,6 @@ def build_selection(spec: SelectionSpec, data: RealSet, seed: int) -> Selection:
             return Uniform(spec, data, seed)
         case RepresentativeSpec():
             return Representative(spec, data, seed)
-        case _:
-            assert_never(spec)
-
-
-def build_labels(spec: LabelsSpec, pool: Pool | None, num_virtual: int) -> Labels:
-    """Slot `labels`, for so many virtual images; `pool` is that of slot `models`, where it has one."""
-    match spec:
-        case HardLabelsSpec():
-            return HardLabels()
-        case LearnedLabelsSpec():
-            return LearnedLabels(_needed(pool), num_virtual)
-        case TeacherLabelsSpec():
-            return TeacherLabels(spec.teacher, _needed(pool), num_virtual)
         case _:
             assert_never(spec)
 

@@ -174,14 +174,9 @@ class Engine:
         return 0 if self._plan.real is None else self.parts.selection.count(self._plan.real)
 
     @property
-    def taps(self) -> tuple[str, ...]:
-        """Features that the losses look at."""
-        return self._plan.taps
-
-    @property
-    def graph_copies(self) -> float:
-        """Memory of an iteration's graph, in graphs of a plain backward pass."""
-        return self._plan.graph_copies
+    def plan(self) -> Plan:
+        """What the losses need together."""
+        return self._plan
 
     def learned_rate(self) -> float | None:
         """Learning rate that was learned with the set, if any; waits for the device."""
@@ -189,9 +184,7 @@ class Engine:
         return float(rates[0].detach()) if rates else None
 
     def smallest_chunk(self) -> int:
-        """Synthetic images that must be computed together: those of one class, or all where losses or norms couple classes, or
-        as many as the losses say that they take at once.
-        """
+        """Synthetic images computed together at least: of one class, all where these are coupled, or what the losses say."""
         if self._plan.graph_images:
             return min(self._plan.graph_images, self.num_virtual)
         if not self._plan.separable or self.parts.net.mixes_images:

@@ -71,8 +71,8 @@ def _fit_host(engine: Engine, free: int | None = None) -> None:
 def bytes_per_image(engine: Engine) -> int:
     """What a step holds for each synthetic image: its graph, and its part of the features of its class's real images."""
     net, virtual = engine.parts.net, engine.num_virtual
-    kept = engine.num_real * net.num_entries(engine.taps) / virtual
-    return int(4 * (GRAPH_COPIES * engine.graph_copies * net.activations_per_image + kept))
+    kept = engine.num_real * net.num_entries(engine.plan.taps) / virtual
+    return int(4 * (GRAPH_COPIES * engine.plan.graph_copies * net.activations_per_image + kept))
 
 
 def _fit_device(engine: Engine) -> None:

@@ -18,6 +18,9 @@ loss with every th_i held constant, with the factor 2 of the square. Its publish
 of a tuple, so that the images' gradient there is half of this one. DATM (Guo et al., ICLR 2024, arXiv:2310.05773) skips
 iterations whose loss exceeds a limit.
 
+It runs eagerly: for a ConvNet-3 of width 32 on 28 px, compiling both passes was measured to save a fifth to a third of their
+CPU time after a warm-up of 80 seconds, more than a run of a few hundred iterations gains.
+
 Deviations: the rate is clamped to an interval after each update (published: free, and it diverges); an expert and its start
 are drawn anew at each iteration (published: experts in shuffled order).
 Shapes: M images, B images of a step, C channels, H W pixels, K classes, P weights.
