@@ -12,7 +12,7 @@ from core.catalogue import dataset_info
 from core.child import ChildHooks, Lines
 from core.data.real_set import RealSet
 from core.machine import choose_device
-from core.specs.job import RunOptions
+from core.specs.job import JobSpec
 from core.specs.report import CheckpointLine, JobFile
 
 
@@ -30,7 +30,7 @@ class Attempt:
         """Where to continue; None for a new beginning."""
         return self.folder / self.file.checkpoint if self.file.checkpoint else None
 
-    def real_set(self, spec: RunOptions) -> RealSet:
+    def real_set(self, spec: JobSpec) -> RealSet:
         """The job's data on its device; the phase `preparing`.
 
         Raises:
@@ -42,7 +42,7 @@ class Attempt:
         with self.hooks.busy("loading data"):
             return RealSet.load(
                 Path(self.file.dataset_dir), dataset_info(spec.dataset.name), device=device, seed=spec.seed,
-                held_out_fraction=spec.dataset.held_out_fraction,
+                held_out_fraction=spec.dataset.held_out_fraction, preprocessing=spec.preprocessing,
             )
 
     def unverified(self, data: RealSet) -> str:

@@ -2,7 +2,7 @@
 
 A pool depends on its specification and on the data alone, not on the seed of the job that asks for it, so that jobs share
 it. Its file is one safetensors file with the specification in its header.
-Shapes: E networks of a pool, P weights of each, N training images in the order of the real set.
+Shapes: E networks of a pool, P weights of each, T epochs, N training images in the order of the real set, K classes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from core.data.real_set import RealSet
 from core.distillation.augmentation.build import build_augmentation
 from core.errors import InvalidInputError
 from core.networks.build import build_network
-from core.networks.network import Network, Tensors
+from core.networks.network import Forward, Network, Tensors
 from core.progress import Hooks
 from core.specs.base import canonical_json
 from core.specs.experts import PoolSpec
@@ -34,6 +34,7 @@ from core.training import NetworkStep, TrainedOnReal, num_steps, train_on_real
 FORMAT = 1
 _HEADER = "experts"
 _BUFFER = "buffers/"
+_SNAPSHOTS = "snapshots"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,17 @@ class Pool:
 
     forgetting: Tensor | None = None
     """(N,) int64, summed over the networks, where it was asked for."""
+
+    snapshots: Tensor | None = None
+    """(E, T + 1, P) float32 on the CPU, where they were asked for: weights before training and after each of T epochs. Read
+    from a file, they stay there until a row is used."""
+
+    @torch.no_grad()
+    def logits(self, index: int, images: Tensor) -> Tensor:
+        """(N, K) logits of (N, C, H, W) images under one network, in evaluation mode."""
+        forward = Forward.on(images.device, self.net, compile_passes=False)
+        buffers = {name: value[index] for name, value in self.buffers.items()}
+        return forward(self.params[index], buffers, images, ("logits",))["logits"]
 
 
 class Experts(Protocol):
@@ -82,6 +94,7 @@ def train_pool(
     Raises:
         Stopped: the hooks asked for it; the network that was being trained is lost.
     """
+    assert spec.preprocessing == data.preprocessing, "the pool wants other images"
     hooks, training = hooks or Hooks(), spec.training
     net = build_network(spec.network, data.info)
     per_network = num_steps(training, data)
@@ -100,15 +113,23 @@ def train_pool(
 
         return train_on_real(
             step, data, training, augmentation, seed=spec.pool_seed, name="experts", index=index, hooks=hooks,
-            on_step=on_step, count_forgetting=spec.count_forgetting,
+            on_step=on_step, count_forgetting=spec.count_forgetting, keep_snapshots=spec.keep_snapshots,
         )
 
-    finished = [] if first is None else [first]
-    for index in range(0 if first is None else len(first.params), spec.num_networks):
-        finished.append(_pool_of_one(net, train(index)))
+    snapshots = None
+    if spec.keep_snapshots:  # in one piece from the beginning: joining would hold them twice
+        snapshots = torch.empty(spec.num_networks, spec.num_snapshots, net.num_parameters)
+    finished, count = ([], 0) if first is None else ([first], len(first.params))
+    if snapshots is not None and first is not None and first.snapshots is not None:
+        snapshots[:count].copy_(first.snapshots)
+    for index in range(count, spec.num_networks):
+        trained = train(index)
+        finished.append(_pool_of_one(net, trained))
+        if snapshots is not None and trained.snapshots is not None:
+            snapshots[index].copy_(trained.snapshots)
         if on_network is not None:
-            on_network(lambda: _joined(finished))
-    return _joined(finished)
+            on_network(lambda: _joined(finished, snapshots))
+    return _joined(finished, snapshots)
 
 
 def _pool_of_one(net: Network, trained: TrainedOnReal) -> Pool:
@@ -116,15 +137,17 @@ def _pool_of_one(net: Network, trained: TrainedOnReal) -> Pool:
     return Pool(net, trained.params[None], trained.accuracy[None], buffers, trained.forgetting)
 
 
-def _joined(pools: Sequence[Pool]) -> Pool:
-    """One pool of all networks, in order."""
+def _joined(pools: Sequence[Pool], snapshots: Tensor | None) -> Pool:
+    """One pool of all networks, in order, with their snapshots from (at least as many) rows of all."""
     counts = [pool.forgetting for pool in pools if pool.forgetting is not None]
+    params = torch.cat([pool.params for pool in pools])
     return Pool(
         pools[0].net,
-        torch.cat([pool.params for pool in pools]),
+        params,
         torch.cat([pool.accuracy for pool in pools]),
         {name: torch.cat([pool.buffers[name] for pool in pools]) for name in pools[0].buffers},
         torch.stack(counts).sum(0) if counts else None,
+        None if snapshots is None else snapshots[: len(params)],
     )
 
 
@@ -134,6 +157,8 @@ def save_pool(pool: Pool, spec: PoolSpec, path: Path) -> None:
     tensors |= {_BUFFER + name: value for name, value in pool.buffers.items()}
     if pool.forgetting is not None:
         tensors["forgetting"] = pool.forgetting
+    if pool.snapshots is not None:
+        tensors[_SNAPSHOTS] = pool.snapshots
     metadata = {_HEADER: canonical_json(_header(spec))}  # one entry: the format orders several as it likes
     save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path, metadata=metadata)
 
@@ -150,13 +175,16 @@ def load_pool(path: Path, spec: PoolSpec, data: RealSet) -> Pool:
             for key, wanted in _header(spec).items():
                 if header.get(key) != wanted:
                     raise InvalidInputError(f"pool {path.name} has {key} {header.get(key)}, wanted is {wanted}")
-            tensors = {name: file.get_tensor(name).to(data.device) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {
+                name: file.get_tensor(name).to("cpu" if name == _SNAPSHOTS else data.device)
+                for name in file.keys()  # noqa: SIM118 - not a mapping
+            }
     except (OSError, SafetensorError, ValueError) as error:
         raise InvalidInputError(f"pool {path.name} cannot be read: {error}") from error
     net = build_network(spec.network, data.info)
     _require_shapes(tensors, net, spec, data, path.name)
     buffers = {name.removeprefix(_BUFFER): value for name, value in tensors.items() if name.startswith(_BUFFER)}
-    return Pool(net, tensors["params"], tensors["accuracy"], buffers, tensors.get("forgetting"))
+    return Pool(net, tensors["params"], tensors["accuracy"], buffers, tensors.get("forgetting"), tensors.get(_SNAPSHOTS))
 
 
 def load_first(path: Path, spec: PoolSpec, data: RealSet) -> Pool:
@@ -183,6 +211,8 @@ def _require_shapes(tensors: Tensors, net: Network, spec: PoolSpec, data: RealSe
     wanted |= {_BUFFER + key: (count, *value.shape) for key, value in net.init_buffers("meta").items()}
     if spec.count_forgetting:
         wanted["forgetting"] = (len(data.labels),)
+    if spec.keep_snapshots:
+        wanted[_SNAPSHOTS] = (count, spec.num_snapshots, net.num_parameters)
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     if found != wanted:
         differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
@@ -198,7 +228,8 @@ class TrainedHere:
         self._pools: dict[PoolSpec, Pool] = {}
 
     def pool(self, spec: PoolSpec) -> Pool:
-        """The pool; equal specifications share one."""
+        """The pool, trained on the images as the real set has them; equal specifications share one."""
+        spec = spec.model_copy(update={"preprocessing": self._data.preprocessing})
         if spec not in self._pools:
             self._pools[spec] = train_pool(spec, self._data, hooks=self._hooks)
         return self._pools[spec]
@@ -215,11 +246,12 @@ class FromFiles:
         self._pools: dict[PoolSpec, Pool] = {}
 
     def pool(self, spec: PoolSpec) -> Pool:
-        """The pool from its file.
+        """The pool from its file, trained on the images as the real set has them.
 
         Raises:
             InvalidInputError: the file is missing, damaged, or holds something else.
         """
+        spec = spec.model_copy(update={"preprocessing": self._data.preprocessing})
         if spec not in self._pools:
             key = pool_key(spec, self._job.dataset, self._data.info.identity, seed=self._job.seed)
             path = self._folder / f"{key}.safetensors"

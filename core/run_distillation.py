@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from core.attempt import Attempt
+from core.data.preprocessing import Whitening
 from core.data.real_set import RealSet
 from core.distillation import resume
 from core.distillation.distil import Distilled, distil
@@ -16,7 +17,7 @@ from core.evaluation.held_out import HeldOut
 from core.experts import FromFiles
 from core.machine import device_name, peak_memory_bytes, versions
 from core.progress import Record, Stopped
-from core.report.outcome import Outcome, Score
+from core.report.outcome import Outcome, Score, Whitened
 from core.specs.job import DistillationSpec
 from core.specs.report import EXPERTS_DIR, ResultLine
 from core.specs.storage import images_per_class
@@ -56,7 +57,8 @@ class Distillation:
             spec, data, experts, hooks=hooks, resume=checkpoint, record=self.record, save=self._save,
             save_seconds=save_seconds,
             watch=lambda engine, completed: watch(
-                completed, engine.decoded, self.record, hooks, variants=engine.parts.parameterization.num_variants
+                completed, engine.decoded, self.record, hooks, learned_rate=engine.learned_rate,
+                variants=engine.parts.parameterization.num_variants,
             ),
         )
         save = partial(self._save, distilled.engine)
@@ -64,8 +66,8 @@ class Distillation:
             save()
             scores = evaluate(
                 spec.evaluation, data, distilled.images, distilled.labels, ipc=spec.ipc, seed=spec.seed, experts=experts,
-                parameterization=distilled.engine.parts.parameterization, record=self.record, hooks=hooks, save=save,
-                save_seconds=save_seconds,
+                parameterization=distilled.engine.parts.parameterization, learned_rate=distilled.learned_rate,
+                record=self.record, hooks=hooks, save=save, save_seconds=save_seconds,
             )
         except Stopped:
             save()
@@ -103,7 +105,10 @@ class Distillation:
             spec=self.spec,
             info=data.info,
             images=distilled.images.cpu().numpy(),
-            labels=distilled.labels.cpu().numpy(),
+            labels=distilled.classes.cpu().numpy(),
+            soft_labels=distilled.labels.cpu().numpy() if distilled.labels.is_floating_point() else None,
+            whitened=whitening_of(distilled, data),
+            learned_rate=distilled.learned_rate,
             initial_images=distilled.initial.cpu().numpy(),
             storage=distilled.storage,
             factors={name: tensor.cpu().numpy() for name, tensor in distilled.factors.items()},
@@ -129,6 +134,14 @@ class Distillation:
         attempt.lines.write(ResultLine(summary=summary_of(outcome)))
 
 
+def whitening_of(distilled: Distilled, data: RealSet) -> Whitened | None:
+    """What a whitened set needs beside its images; None for a standardised one."""
+    if not isinstance(data.space, Whitening):
+        return None
+    arrays = (data.space.mean, data.space.matrix, data.to_8bit(distilled.images), data.to_8bit(distilled.initial))
+    return Whitened(*(array.cpu().numpy() for array in arrays))
+
+
 def summary_of(outcome: Outcome) -> dict[str, Any]:
     """What a list of jobs shows of a finished one."""
     return {
@@ -141,6 +154,7 @@ def summary_of(outcome: Outcome) -> dict[str, Any]:
         ],
         "storage": dict(outcome.storage),
         "num_images": len(outcome.labels),
+        "learned_rate": outcome.learned_rate,
         "seconds": dict(outcome.seconds),
         "seconds_per_iteration": outcome.seconds_per_iteration,
         "peak_memory_bytes": outcome.peak_memory_bytes,

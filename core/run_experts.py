@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from core.attempt import Attempt
+from core.catalogue import dataset_info
 from core.data.real_set import RealSet
 from core.distillation.resume import KEEP
-from core.errors import InvalidInputError
+from core.errors import InvalidInputError, SpecError
 from core.experts import Pool, load_first, save_pool, train_pool
 from core.machine import device_name, peak_memory_bytes, versions
 from core.progress import Stopped
@@ -24,6 +25,7 @@ from core.specs.experts import PoolSpec
 from core.specs.job import ExpertsSpec
 from core.specs.report import ArtifactLine, ResultLine
 from core.specs.requirements import pool_key
+from core.specs.trajectories import pool_bytes, room_message
 
 NETWORKS = "experts.safetensors"
 MANIFEST = "manifest.json"
@@ -36,7 +38,11 @@ def train_experts(attempt: Attempt, spec: ExpertsSpec) -> None:
     Raises:
         Stopped: SIGTERM came; the finished networks were written.
         JobFailure: the job cannot finish.
+        SpecError: the trajectories would be larger than this installation allows.
     """
+    needed, limit = pool_bytes(spec.pool, dataset_info(spec.dataset.name)), attempt.file.max_trajectory_bytes
+    if needed > limit:
+        raise SpecError.at("/pool", room_message(needed, limit), "trajectories_too_large")
     data = attempt.real_set(spec)
     if warning := attempt.unverified(data):
         attempt.hooks.warning("dataset_unverified", warning)

@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     retry_backoff_seconds: float = Field(default=30.0, gt=0, description="First wait before another attempt; doubles.")
     publish_timeout_seconds: float = Field(default=5.0, gt=0, description="Socket time-out towards the broker.")
 
+    max_trajectory_bytes: int = Field(
+        default=64 << 30, ge=0,
+        description="Largest file of expert trajectories that a job may ask for; while it is made, memory holds it once and "
+        "the job's folder up to four times.",
+    )
     child_threads: int = Field(default=0, ge=0, description="CPU threads of a child; 0 means all cores of the machine.")
     queues: str = Field(default="cpu", description="Queues that a worker serves, comma separated.")
 

@@ -140,6 +140,7 @@ class Attempt:
             dataset_dir=str(self._dataset_dir()),
             checkpoint=fetch_checkpoint(self._store, self._claim.checkpoint, self._folder),
             threads=self._host.threads, checkpoint_seconds=self._settings.checkpoint_seconds,
+            max_trajectory_bytes=self._settings.max_trajectory_bytes,
             code_revision=self._host.code_revision,
         )
         (self._folder / "job.json").write_text(job.model_dump_json())

@@ -34,6 +34,7 @@ from core.jobs.repository import Jobs
 from core.jobs.states import State
 from core.specs.estimate import estimate
 from core.specs.resolve import spec_error
+from core.specs.trajectories import require_room
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -81,8 +82,9 @@ def create_job(
     """Submit a job: a recipe with overrides, or a whole method. The answer shows the fully resolved specification."""
     key = service.checked_key(idempotency_key)
     tree, spec = service.read_specification(body)
+    info = dataset_info(spec.dataset.name)
+    require_room(spec, info, resources.settings.max_trajectory_bytes)
     if validate_only:
-        info = dataset_info(spec.dataset.name)
         return JsonResponse(JobValidation(spec=spec, budget=budget_of(spec, info), estimate=estimate(spec, info)))
     view, replayed = service.create(resources, tenant, tree, spec, key)
     headers = {"Location": view.links.self, **_retry_after(view)}

@@ -1,7 +1,7 @@
 """The real set on its device: uint8 images sorted by class, normalised only when they are used.
 
 A stratified part of the training set can be held out; distillation never sees it. Networks and losses see network space,
-(x / 255 - mean) / std per channel, float32.
+(x / 255 - mean) / std per channel or whitened (`preprocessing.py`), float32.
 Shapes: N images, C channels, H W pixels, K classes.
 """
 
@@ -16,8 +16,12 @@ from torch import Tensor
 
 from core.catalogue import DatasetInfo
 from core.data import canonical
+from core.data.preprocessing import preprocessing_of
 from core.data.sources import RawSplits
 from core.distillation.randomness import rng
+from core.specs.preprocessing import PreprocessingSpec, StandardiseSpec
+
+STANDARDISE = StandardiseSpec()
 
 
 class RealSet:
@@ -32,6 +36,7 @@ class RealSet:
         seed: int = 0,
         held_out_fraction: float = 0.0,
         digest: str = "",
+        preprocessing: PreprocessingSpec = STANDARDISE,
     ) -> None:
         """Sort, hold out and move to the device.
 
@@ -42,6 +47,7 @@ class RealSet:
             seed: seed of the job; chooses the held-out images.
             held_out_fraction: part of each class that is kept away, rounded down.
             digest: SHA-256 of the canonical form that was read.
+            preprocessing: how images become what networks see.
         """
         self.info = info
         self.digest = digest
@@ -60,14 +66,14 @@ class RealSet:
         self.held_out_labels = torch.from_numpy(splits.train_labels[held_out]).to(device)
         self.test_images = _images(splits.test_images, np.arange(len(splits.test_labels)), device)
         self.test_labels = torch.from_numpy(np.array(splits.test_labels)).to(device)
-        mean = torch.tensor(info.mean, device=device).view(-1, 1, 1)
-        std = torch.tensor(info.std, device=device).view(-1, 1, 1)
-        self._mean, self._std = mean, std
-        self._scale, self._shift = 1.0 / (255.0 * std), -mean / std
+        self.preprocessing = preprocessing
+        self.space = preprocessing_of(preprocessing, info, self.images)
+        """From pixels in [0, 1] to network space and back; fitted, where it is, on `images`."""
 
     @classmethod
     def load(
-        cls, folder: Path, info: DatasetInfo, *, device: torch.device, seed: int = 0, held_out_fraction: float = 0.0
+        cls, folder: Path, info: DatasetInfo, *, device: torch.device, seed: int = 0, held_out_fraction: float = 0.0,
+        preprocessing: PreprocessingSpec = STANDARDISE,
     ) -> RealSet:
         """Read a canonical folder.
 
@@ -76,7 +82,10 @@ class RealSet:
         """
         splits, found = canonical.read(folder)
         canonical.require_digest(info, found)
-        return cls(splits, info, device=device, seed=seed, held_out_fraction=held_out_fraction, digest=found)
+        return cls(
+            splits, info, device=device, seed=seed, held_out_fraction=held_out_fraction, digest=found,
+            preprocessing=preprocessing,
+        )
 
     def draw_per_class(self, count: int, generator: torch.Generator) -> Tensor:
         """Positions of `count` different images of each class, (K, count) int64 on the CPU; fewer where a class has fewer."""
@@ -93,11 +102,11 @@ class RealSet:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Uint8 (..., C, H, W) -> float32 in network space."""
-        return images.to(torch.float32).mul_(self._scale).add_(self._shift)
+        return self.space.of_bytes(images)
 
     def to_8bit(self, images: Tensor) -> Tensor:
         """Network space -> uint8, rounded and clamped: the inverse of `normalise` wherever that had an image."""
-        pixels = (images.detach() * self._std + self._mean) * 255.0
+        pixels = self.space.inverse(images.detach()) * 255.0
         return pixels.round_().clamp_(0.0, 255.0).to(torch.uint8)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeVar, assert_never
 
+import torch
 from torch import Tensor
 
 from core.data.real_set import RealSet
 from core.distillation.augmentation.build import build_augmentation
+from core.distillation.init.correctly_classified import CorrectlyClassifiedInit
 from core.distillation.init.forgetting import ForgettingInit
 from core.distillation.init.greedy import GreedyInit
 from core.distillation.init.herding import herd
@@ -17,19 +19,14 @@ from core.distillation.init.k_center import spread
 from core.distillation.init.k_means import KMeansInit
 from core.distillation.init.noise import NoiseInit
 from core.distillation.init.random import RandomInit
-from core.distillation.labels.hard import HardLabels
-from core.distillation.models.dynamic_bilevel import DynamicBilevel
-from core.distillation.models.fresh_random import FreshRandom
-from core.distillation.models.growing_queue import GrowingQueue
-from core.distillation.models.pretrained_pool import PretrainedPool
-from core.distillation.models.renewed import Renewed
-from core.distillation.models.trained_on_real import TrainingOnReal
-from core.distillation.models.trained_on_synthetic import TrainingOnSynthetic
+from core.distillation.labels.build import build_labels
+from core.distillation.models.build import build_models
 from core.distillation.objectives.gaussian import Gaussian
 from core.distillation.objectives.gradient import Gradient
 from core.distillation.objectives.layerwise_feature import LayerwiseFeature
 from core.distillation.objectives.mean_feature import MeanFeature
 from core.distillation.objectives.rkhs import RKHS
+from core.distillation.objectives.trajectory import Trajectory
 from core.distillation.optimizer import SGD
 from core.distillation.parameterizations.bases_hallucinators import BasesHallucinators
 from core.distillation.parameterizations.multi_formation import MultiFormation
@@ -54,11 +51,12 @@ from core.distillation.terms.classification_regulariser import ClassificationReg
 from core.distillation.terms.historical_prototypes import HistoricalPrototypes
 from core.distillation.terms.local_covariance import LocalCovariance
 from core.distillation.terms.mutual_information import MutualInformation
-from core.experts import Experts
+from core.experts import Experts, Pool
 from core.networks.build import build_network
 from core.networks.network import Network
 from core.specs.experts import PoolSpec
 from core.specs.init import (
+    CorrectlyClassifiedInitSpec,
     ForgettingInitSpec,
     HerdingInitSpec,
     InitSpec,
@@ -68,15 +66,6 @@ from core.specs.init import (
     RandomInitSpec,
 )
 from core.specs.job import DistillationSpec
-from core.specs.method import MethodSpec
-from core.specs.models import (
-    DynamicBilevelSpec,
-    FreshRandomSpec,
-    GrowingQueueSpec,
-    PretrainedPoolSpec,
-    TrainedOnRealSpec,
-    TrainedOnSyntheticSpec,
-)
 from core.specs.network import NetworkSpec
 from core.specs.objective import (
     GaussianSpec,
@@ -85,13 +74,12 @@ from core.specs.objective import (
     MeanFeatureSpec,
     ObjectiveSpec,
     RKHSSpec,
+    TrajectorySpec,
 )
 from core.specs.requirements import pool_of_init, pool_of_models, pool_of_term
 from core.specs.selection import RepresentativeSpec, SelectionSpec, UniformSpec
 from core.specs.synthetic import (
     BasesHallucinatorsSpec,
-    HardLabelsSpec,
-    LabelsSpec,
     MultiFormationSpec,
     OptimizerSpec,
     ParameterizationSpec,
@@ -108,6 +96,8 @@ from core.specs.terms import (
     MutualInformationSpec,
     TermSpec,
 )
+
+T = TypeVar("T", Pool, PoolSpec)
 
 
 @dataclass(frozen=True)
@@ -143,16 +133,25 @@ def build(spec: DistillationSpec, data: RealSet, experts: Experts) -> Compositio
         spec: resolved specification.
         data: its real set.
         experts: answers for the pools that the specification needs.
+
+    Raises:
+        ValueError: the real set is preprocessed in another way than the specification says.
     """
     method, seed, device = spec.method, spec.seed, data.device
+    if method.preprocessing != data.preprocessing:
+        raise ValueError(f"method.preprocessing is {method.preprocessing!r}, the real set has {data.preprocessing!r}")
     net = build_network(method.network, data.info)
     deterministic = spec.resources.deterministic and device.type == "cuda"
     augmentation = build_augmentation(method.augmentation, deterministic=deterministic)
-    losses = (build_objective(method.objective, net), *(build_term(term, net, data, seed, experts) for term in method.terms))
     parameterization = build_parameterization(method.parameterization, spec.ipc, data, seed)
     num_virtual = parameterization.num_virtual_per_class * data.num_classes
-    models = build_models(method, net, data, augmentation, seed, experts, num_virtual)
-    labels = build_labels(method.labels)
+    num_images = num_virtual // parameterization.num_variants
+    terms = (build_term(term, net, data, seed, experts) for term in method.terms)
+    losses = (build_objective(method.objective, net, device, num_images), *terms)
+    trained = pool_of_models(method.models, method.network)
+    pool = None if trained is None else experts.pool(trained)
+    models = build_models(method, net, data, augmentation, seed, pool, num_images)
+    labels = build_labels(method.labels, pool, num_virtual)
     learned = merge_parameters([parameterization, labels, models, *losses])
     return Composition(
         net=net,
@@ -162,13 +161,13 @@ def build(spec: DistillationSpec, data: RealSet, experts: Experts) -> Compositio
         selection=build_selection(method.selection, data, seed),
         labels=labels,
         augmentation=augmentation,
-        init=build_init(method.init, method.network, experts),
+        init=build_init(method.init, method.network, experts, pool),
         optimizer=build_optimizer(method.optimizer, learned),
     )
 
 
-def build_objective(spec: ObjectiveSpec, net: Network) -> Loss:
-    """Slot `objective`."""
+def build_objective(spec: ObjectiveSpec, net: Network, device: torch.device, num_images: int) -> Loss:
+    """Slot `objective`, for a synthetic set of which an epoch of training shows so many images."""
     match spec:
         case MeanFeatureSpec():
             return MeanFeature(spec)
@@ -180,6 +179,8 @@ def build_objective(spec: ObjectiveSpec, net: Network) -> Loss:
             return Gaussian(spec)
         case GradientSpec():
             return Gradient(spec, net)
+        case TrajectorySpec():
+            return Trajectory(spec, device, num_images)
         case _:
             assert_never(spec)
 
@@ -201,35 +202,6 @@ def build_term(spec: TermSpec, net: Network, data: RealSet, seed: int, experts: 
             return AdversarialContrast(spec, net, seed, data.device)
         case MutualInformationSpec():
             return MutualInformation(spec, net, seed, data.device)
-        case _:
-            assert_never(spec)
-
-
-def build_models(
-    method: MethodSpec, net: Network, data: RealSet, augmentation: Augmentation, seed: int, experts: Experts,
-    num_virtual: int,
-) -> Models:
-    """Slot `models`, for a synthetic set of `num_virtual` decoded images."""
-    spec = method.models
-    match spec:
-        case FreshRandomSpec():
-            return FreshRandom(spec, net, seed, data.device)
-        case PretrainedPoolSpec():
-            return PretrainedPool(experts.pool(_needed(pool_of_models(spec, method.network))), seed)
-        case GrowingQueueSpec():
-            return GrowingQueue(spec, net, data, seed, method.max_iterations)
-        case DynamicBilevelSpec():
-            return DynamicBilevel(spec, net, data, augmentation, seed)
-        case TrainedOnSyntheticSpec():
-            on_synthetic = TrainingOnSynthetic(
-                spec, net, augmentation, seed, device=data.device, num_iterations=method.max_iterations,
-                num_virtual=num_virtual,
-            )
-            return Renewed(net, on_synthetic, spec.steps_per_network)
-        case TrainedOnRealSpec():
-            own = build_augmentation(spec.training.augmentation)
-            on_real = TrainingOnReal(spec, net, data, own, seed, num_iterations=method.max_iterations)
-            return Renewed(net, on_real, spec.steps_per_network)
         case _:
             assert_never(spec)
 
@@ -258,17 +230,15 @@ def build_selection(spec: SelectionSpec, data: RealSet, seed: int) -> Selection:
             assert_never(spec)
 
 
-def build_labels(spec: LabelsSpec) -> Labels:
-    """Slot `labels`."""
-    match spec:
-        case HardLabelsSpec():
-            return HardLabels()
-        case _:
-            assert_never(spec)
+def build_init(spec: InitSpec, network: NetworkSpec, experts: Experts, pool: Pool | None = None) -> Init:
+    """Slot `init`, and the coresets among the baselines of an evaluation.
 
-
-def build_init(spec: InitSpec, network: NetworkSpec, experts: Experts) -> Init:
-    """Slot `init`, and the coresets among the baselines of an evaluation; `network` is the architecture that embeds."""
+    Args:
+        spec: what is wanted.
+        network: the architecture that embeds.
+        experts: answers for the pools of embedding networks.
+        pool: that of slot `models`, where it has one.
+    """
     match spec:
         case RandomInitSpec():
             return RandomInit()
@@ -282,6 +252,8 @@ def build_init(spec: InitSpec, network: NetworkSpec, experts: Experts) -> Init:
             return ForgettingInit(experts.pool(_needed(pool_of_init(spec, network))))
         case KMeansInitSpec():
             return KMeansInit(experts.pool(_needed(pool_of_init(spec, network))))
+        case CorrectlyClassifiedInitSpec():
+            return CorrectlyClassifiedInit(_needed(pool))
         case _:
             assert_never(spec)
 
@@ -295,7 +267,7 @@ def build_optimizer(spec: OptimizerSpec, learned: dict[str, list[Tensor]]) -> Op
             assert_never(spec)
 
 
-def _needed(pool: PoolSpec | None) -> PoolSpec:
+def _needed(pool: T | None) -> T:
     assert pool is not None, "this kind needs a pool"
     return pool
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from core.data.real_set import RealSet
@@ -26,7 +27,10 @@ class Distilled:
     """(N, C, H, W) float32, decoded."""
 
     labels: Tensor
-    """(N,) int64."""
+    """(N,) int64, or (N, K) float32 that add up to 1."""
+
+    classes: Tensor
+    """(N,) int64, ascending."""
 
     initial: Tensor
     """(n, C, H, W) float32: what the set started from."""
@@ -36,6 +40,9 @@ class Distilled:
 
     factors: dict[str, Tensor]
     """What is stored, where the decoded images do not say it better (`Parameterization.export`); else empty."""
+
+    learned_rate: float | None
+    """Learning rate that was learned with the set, where its objective learns one."""
 
     record: Record
     engine: Engine
@@ -115,5 +122,9 @@ def distil(
         raise
     keep_time()
     images, labels = engine.decoded()
-    stored = composition.parameterization
-    return Distilled(images, labels, engine.initial, stored.storage(), stored.export(), record, engine)
+    classes = torch.arange(data.num_classes, device=data.device).repeat_interleave(len(images) // data.num_classes)
+    rate = engine.learned_rate()
+    storage = composition.parameterization.storage() | composition.labels.storage()
+    storage |= {} if rate is None else {"rate": 1}
+    factors = composition.parameterization.export()
+    return Distilled(images, labels, classes, engine.initial, storage, factors, rate, record, engine)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from core import compilation
 from core.data.real_set import RealSet
-from core.distillation.build import Composition
+from core.distillation.build import Composition, merge_parameters
 from core.distillation.protocols import Batch, Draw, Plan, merge
 from core.distillation.randomness import rng
 from core.distillation.step import Step
@@ -64,9 +64,11 @@ class Engine:
         parameterization = composition.parameterization
         self.initial = composition.init.choose(data, parameterization.num_initial_per_class, rng(seed, "init")).flatten(0, 1)
         parameterization.fill(self.initial.unflatten(0, (data.num_classes, -1)))
-        self._plan = merge([loss.plan() for loss in composition.losses])
+        composition.labels.start(parameterization, rng(seed, "labels"))
+        self.plan = merge([loss.plan() for loss in composition.losses])
+        """What the losses need together."""
         if compiled is None:
-            work = activations_per_iteration(composition, self._plan) * num_iterations
+            work = activations_per_iteration(composition, self.plan) * num_iterations
             compiled = compilation.pays(work, device)
         self.compiled = compiled
         self._forward = Forward.on(device, composition.net, compile_passes=compiled, training=True)
@@ -151,7 +153,8 @@ class Engine:
             if tensor.grad is not None:
                 finite = finite & tensor.grad.isfinite().all()
         done, total_length = self.position()
-        parts.optimizer.step(finite, done / max(1, total_length))
+        allowed = torch.stack([finite, *(~veto for veto in step.vetoes)]).all()
+        parts.optimizer.step(allowed, done / max(1, total_length))
         for tensor in self._learned:
             tensor.grad = None
         parts.parameterization.project(step)
@@ -164,36 +167,23 @@ class Engine:
     @property
     def num_virtual(self) -> int:
         """Synthetic images of an iteration."""
-        return sum(self.parts.parameterization.count(draw) for draw in self._plan.syn)
+        return sum(self.parts.parameterization.count(draw) for draw in self.plan.syn)
 
     @property
     def num_real(self) -> int:
         """Real images of an iteration."""
-        return 0 if self._plan.real is None else self.parts.selection.count(self._plan.real)
+        return 0 if self.plan.real is None else self.parts.selection.count(self.plan.real)
 
-    @property
-    def taps(self) -> tuple[str, ...]:
-        """Features that the losses look at."""
-        return self._plan.taps
-
-    @property
-    def activations_per_image(self) -> int:
-        """Numbers that all networks of a step put out for one synthetic image."""
-        return self.parts.net.activations_per_image + self._plan.own_activations
-
-    @property
-    def second_order(self) -> bool:
-        """Whether a loss differentiates a gradient of the network."""
-        return self._plan.second_order
-
-    @property
-    def entries_per_pair(self) -> int:
-        """Numbers that the losses keep for each pair of a synthetic and a real image."""
-        return self._plan.entries_per_pair
+    def learned_rate(self) -> float | None:
+        """Learning rate that was learned with the set, if any; waits for the device."""
+        rates = merge_parameters(list(self.parts.parts().values())).get("rate", [])
+        return float(rates[0].detach()) if rates else None
 
     def smallest_chunk(self) -> int:
-        """Synthetic images that must be computed together: those of one class, or all where losses or norms couple classes."""
-        if not self._plan.separable or self.parts.net.mixes_images:
+        """Synthetic images computed together at least: of one class, all where these are coupled, or what the losses say."""
+        if self.plan.graph_images:
+            return min(self.plan.graph_images, self.num_virtual)
+        if not self.plan.separable or self.parts.net.mixes_images:
             return self.num_virtual
         return self.num_virtual // self.data.num_classes
 
@@ -215,16 +205,18 @@ class Engine:
         return step, total
 
     def _prepare(self, number: int) -> tuple[Step, tuple[Tensor, Tensor]]:
-        parts, plan, num_classes = self.parts, self._plan, self.data.num_classes
+        parts, plan, num_classes = self.parts, self.plan, self.data.num_classes
         generator = rng(self.seed, "draw", number)
         rows = [parts.parameterization.indices(draw, generator) for draw in plan.syn]
         index, back = torch.unique(torch.cat([r.reshape(-1) for r in rows]), return_inverse=True)
         images, classes = parts.parameterization.decode(index)
+        weights = parts.models.next(number)
+        parts.labels.observe(index, images, weights)
         labels = parts.labels.targets(index, classes)
         places = [p.view(r.shape) for p, r in zip(back.split([r.numel() for r in rows]), rows, strict=True)]
         syn = Batch(_leaf(images), _leaf(labels), classes, tuple(places), plan.syn)
         step = Step(
-            number=number, seed=self.seed, data=self.data, weights=parts.models.next(number), plan=plan, syn=syn,
+            number=number, seed=self.seed, data=self.data, weights=weights, plan=plan, syn=syn,
             forward=self._forward, augmentation=parts.augmentation,
             transform=parts.augmentation.draw(num_classes, rng(self.seed, "augmentation", number)),
             parameterization=parts.parameterization, labels=parts.labels, start=0, stop=num_classes,

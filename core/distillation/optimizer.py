@@ -17,11 +17,16 @@ class SGD:
     """One joint step for all parameters."""
 
     def __init__(self, spec: SGDSpec, parameters: dict[str, list[Tensor]]) -> None:
-        """Keep the parameters by kind; each kind has its learning rate."""
-        rates = {"pixels": spec.lr_img, "bases": spec.lr_img, "hallucinators": spec.lr_hallucinator}
-        self._momentum = spec.momentum
+        """Keep the parameters by kind; each kind has its learning rate and momentum."""
+        rates = {
+            "pixels": spec.lr_img, "bases": spec.lr_img, "hallucinators": spec.lr_hallucinator,
+            "rate": spec.lr_rate, "labels": spec.lr_label,
+        }
+        momenta = {"labels": spec.label_momentum}
         self._milestones, self._decay = spec.milestones, spec.decay
-        self._groups = {kind: (rates[kind], tensors) for kind, tensors in parameters.items()}
+        self._groups = {
+            kind: (rates[kind], momenta.get(kind, spec.momentum), tensors) for kind, tensors in parameters.items()
+        }
         self._velocity = {
             f"{kind}.{i}": torch.zeros_like(tensor) for kind, tensors in parameters.items() for i, tensor in enumerate(tensors)
         }
@@ -34,13 +39,13 @@ class SGD:
     def step(self, allowed: Tensor, progress: float) -> None:
         """Move every parameter that has a gradient, where allowed."""
         decay = self._decay ** sum(progress >= milestone for milestone in self._milestones)
-        for kind, (base, tensors) in self._groups.items():
+        for kind, (base, momentum, tensors) in self._groups.items():
             rate = base * decay
             for i, tensor in enumerate(tensors):
                 if tensor.grad is None:
                     continue
                 velocity = self._velocity[f"{kind}.{i}"]
-                moved = velocity * self._momentum + tensor.grad
+                moved = velocity * momentum + tensor.grad
                 velocity.copy_(torch.where(allowed, moved, velocity))
                 tensor.copy_(torch.where(allowed, tensor - rate * moved, tensor))
 

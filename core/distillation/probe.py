@@ -15,13 +15,10 @@ import torch
 from core.distillation.engine import Engine
 from core.errors import DeviceMemoryError, HostMemoryError
 from core.machine import free_host_bytes, peak_memory_bytes
-from core.specs.estimate import GRAPH_COPIES, SECOND_ORDER_COPIES
+from core.specs.estimate.memory import GRAPH_COPIES
 
 SHARE = 0.8
 """Part of the free memory that a step may plan with."""
-
-GRADIENT_COPIES = 2
-"""Tensors of the size of the weights that a class adds to the peak where its gradient is differentiated again."""
 
 
 class FirstStep(NamedTuple):
@@ -61,7 +58,7 @@ def _fit_host(engine: Engine, free: int | None = None) -> None:
         return
     per_image = bytes_per_image(engine)
     smallest = engine.smallest_chunk()
-    affordable = int(max(0.0, SHARE * free - decoder_bytes(engine)) / per_image)
+    affordable = int(max(0.0, SHARE * free - bytes_per_step(engine)) / per_image)
     if affordable < smallest:
         raise HostMemoryError(
             f"a step keeps the graph of at least {smallest} synthetic images and the features of the real ones beside them, "
@@ -72,20 +69,20 @@ def _fit_host(engine: Engine, free: int | None = None) -> None:
 
 
 def bytes_per_image(engine: Engine) -> int:
-    """What a step holds for each synthetic image: its graph, its pairs with all real images, and its part of what its class
-    needs once: the features of the class's real images and, where gradients are matched, those of the weights.
+    """What a step holds for each synthetic image: its graphs, its pairs with all real images, and its part of what its class
+    needs once: the features of the class's real images, and copies of the weights where gradients are matched.
     """
-    net, virtual = engine.parts.net, engine.num_virtual
-    kept = engine.num_real * (net.num_entries(engine.taps) / virtual + engine.entries_per_pair)
-    if not engine.second_order:
-        return int(4 * (GRAPH_COPIES * engine.activations_per_image + kept))
-    kept += GRADIENT_COPIES * net.num_parameters / engine.parts.parameterization.num_virtual_per_class
-    return int(4 * (SECOND_ORDER_COPIES * engine.activations_per_image + kept))
+    net, plan = engine.parts.net, engine.plan
+    numbers = GRAPH_COPIES * (plan.graph_copies * net.activations_per_image + plan.own_activations)
+    numbers += engine.num_real * (net.num_entries(plan.taps) / engine.num_virtual + plan.entries_per_pair)
+    numbers += plan.weight_vectors_per_class * net.num_parameters * engine.data.num_classes / engine.num_virtual
+    return int(4 * numbers)
 
 
-def decoder_bytes(engine: Engine) -> int:
-    """What the decoder keeps of all images of an iteration, however their networks are cut."""
-    return 4 * engine.num_virtual * engine.parts.parameterization.decoder_entries
+def bytes_per_step(engine: Engine) -> int:
+    """What a step holds however it is cut: the decoder's part of all images, and weights of the network along a path."""
+    decoder = engine.num_virtual * engine.parts.parameterization.decoder_entries
+    return 4 * (decoder + engine.plan.weight_vectors * engine.parts.net.num_parameters)
 
 
 def _fit_device(engine: Engine) -> None:

@@ -47,11 +47,25 @@ class Plan:
     own_activations: int = 0
     """Numbers that networks of the loss's own put out for each synthetic image; a step has to hold their graph, too."""
 
-    second_order: bool = False
-    """Whether the synthetic side differentiates a gradient of the network, whose graph is larger than that of features."""
+    graph_images: int = 0
+    """Most synthetic images whose graph the loss keeps at once; 0 for all that are computed together."""
+
+    graph_copies: float = 1.0
+    """Memory of that graph, in graphs of a plain backward pass: more where a gradient is differentiated again."""
+
+    weight_vectors: int = 0
+    """Vectors of the size of the network's weights that the value keeps, however the classes are cut."""
+
+    weight_vectors_per_class: int = 0
+    """The same for each class that is computed at once."""
 
     entries_per_pair: int = 0
     """Numbers that the value keeps for each pair of a synthetic and a real image."""
+
+    @property
+    def per_class(self) -> Draw:
+        """The first draw that is per class: the one that features are computed for unless another is named."""
+        return next(draw for draw in self.syn if draw.kind == "per_class")
 
 
 @dataclass(frozen=True)
@@ -162,8 +176,20 @@ class Parameterization(Part, Protocol):
 class Labels(Part, Protocol):
     """What a network trained on the synthetic set is asked to answer."""
 
+    def start(self, parameterization: Parameterization, generator: torch.Generator) -> None:
+        """Begin with the set as `Init` filled it."""
+        ...
+
+    def observe(self, index: Tensor, images: Tensor, weights: Weights) -> None:
+        """Look at the virtual images (U,) of an iteration, (U, C, H, W), and at its networks, before `targets` is asked."""
+        ...
+
     def targets(self, index: Tensor, classes: Tensor) -> Tensor:
         """Labels of virtual images: (U,) int64 or (U, K) float32, with graph when learned."""
+        ...
+
+    def storage(self) -> dict[str, int]:
+        """Stored scalars by kind, beside those of the parameterization."""
         ...
 
 
@@ -263,13 +289,17 @@ def merge(plans: Sequence[Plan]) -> Plan:
     real = [plan.real for plan in plans if plan.real is not None]
     if len({draw.kind for draw in real}) > 1:
         raise ValueError("losses ask for real images in different forms")
+    graphs = [plan.graph_images for plan in plans]
     return Plan(
         syn=tuple(dict.fromkeys(draw for plan in plans for draw in plan.syn)),
         real=max(real, key=lambda draw: draw.count, default=None),
         taps=tuple(sorted({tap for plan in plans for tap in plan.taps})),
         separable=all(plan.separable for plan in plans),
         own_activations=sum(plan.own_activations for plan in plans),
-        second_order=any(plan.second_order for plan in plans),
+        graph_images=max(graphs, default=0) if all(graphs) else 0,
+        graph_copies=max((plan.graph_copies for plan in plans), default=1.0),
+        weight_vectors=sum(plan.weight_vectors for plan in plans),
+        weight_vectors_per_class=sum(plan.weight_vectors_per_class for plan in plans),
         entries_per_pair=sum(plan.entries_per_pair for plan in plans),
     )
 

@@ -51,6 +51,9 @@ class Step:
     stop: int = 0
     """Classes of this step: all K, or a chunk."""
 
+    vetoes: list[Tensor] = field(default_factory=list)
+    """() bool each, on the device: losses that want this iteration to change nothing. Shared by all chunks."""
+
     _augmented: dict[tuple[Side, Draw], Tensor] = field(default_factory=dict)
     _features: dict[tuple[Side, Draw], Tensors] = field(default_factory=dict)
 
@@ -76,7 +79,7 @@ class Step:
 
     def augmented(self, side: Side, draw: Draw | None = None) -> Tensor:
         """Augmented images of a per-class draw, (K, M, C, H, W); gradient flows to the synthetic leaf only."""
-        draw = draw or self.plan.syn[0]
+        draw = draw or self.plan.per_class
         key = (side, draw if side == "syn" else Draw())
         if key not in self._augmented:
             with torch.set_grad_enabled(side == "syn"):
@@ -88,7 +91,7 @@ class Step:
 
         Gradient flows to the synthetic leaf; real features carry no graph.
         """
-        draw = draw or self.plan.syn[0]
+        draw = draw or self.plan.per_class
         key = (side, draw if side == "syn" else Draw())
         if key not in self._features:
             with torch.set_grad_enabled(side == "syn"):
@@ -100,6 +103,10 @@ class Step:
         """Taps of (K, M, C, H, W) images under any network, (K, M, ...)."""
         out = forward(weights.params, weights.buffers, images.reshape(-1, *images.shape[2:]), taps)
         return {tap: value.unflatten(0, images.shape[:2]) for tap, value in out.items()}
+
+    def veto(self, condition: Tensor) -> None:
+        """Let the iteration change nothing where the condition, () bool on the device, is true; nobody waits for it."""
+        self.vetoes.append(condition)
 
     @property
     def share(self) -> Tensor | None:

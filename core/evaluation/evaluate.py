@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.data.real_set import RealSet
 from core.distillation.protocols import Parameterization
-from core.evaluation.protocol import schedule_of, trainer_of
+from core.evaluation.protocol import rate_for, schedule_of, trainer_of
 from core.evaluation.sets import Sets
 from core.experts import Experts
 from core.progress import Hooks, Record
@@ -71,6 +71,7 @@ def evaluate(
     seed: int,
     experts: Experts,
     parameterization: Parameterization,
+    learned_rate: float | None = None,
     record: Record | None = None,
     hooks: Hooks | None = None,
     save: Callable[[], None] | None = None,
@@ -82,25 +83,27 @@ def evaluate(
         spec: evaluation protocol.
         data: real set of the job.
         images: (N, C, H, W) float32, decoded synthetic images in network space.
-        labels: (N,) int64.
+        labels: (N,) int64, or (N, K) float32 that add up to 1.
         ipc: budget of random selection and of coresets, images per class.
         seed: seed of the job.
         experts: answers for the pools of the coresets among the baselines.
         parameterization: packs the baseline `mosaic`, and knows which of the synthetic images stand for one another.
+        learned_rate: learning rate that was learned with the set, for protocols that ask for it.
         record: finished units and curves; a new one when absent.
         hooks: told about progress; may ask to stop.
         save: called after units, when the last call is `save_seconds` ago, and when stopping.
         save_seconds: wall time between calls of `save`.
 
     Raises:
-        InvalidInputError: a pool that a baseline needs is missing.
+        InvalidInputError: a pool that a baseline needs is missing, or the protocol asks for a learned rate and there is none.
         Stopped: the hooks asked for it; the unit that was running starts anew next time.
     """
     record, hooks = record if record is not None else Record(), hooks or Hooks()
     sets = Sets(
         spec, data, (images, labels), ipc=ipc, seed=seed, experts=experts, parameterization=parameterization, hooks=hooks
     )
-    runner = _Runner(spec, data, sets, seed, record, hooks, num_images=len(labels) // parameterization.num_variants)
+    num_images = len(labels) // parameterization.num_variants
+    runner = _Runner(spec, data, sets, seed, record, hooks, num_images=num_images, rate=rate_for(spec, learned_rate))
     hooks.phase("evaluating", len(runner.units) * runner.passes)
     saved = started = time.monotonic()
     before = record.seconds.get("evaluating", 0.0)
@@ -122,13 +125,15 @@ class _Runner:
     """Trains and tests one unit after another; units of an architecture share a trainer."""
 
     def __init__(
-        self, spec: EvaluationSpec, data: RealSet, sets: Sets, seed: int, record: Record, hooks: Hooks, *, num_images: int
+        self, spec: EvaluationSpec, data: RealSet, sets: Sets, seed: int, record: Record, hooks: Hooks, *, num_images: int,
+        rate: float | None,
     ) -> None:
         self.units = units(spec)
         self.passes = schedule_of(spec).num_passes
         self._spec, self._data, self._sets, self._seed = spec, data, sets, seed
         self._record, self._hooks = record, hooks
         self._num_images = num_images
+        self._rate = rate
         self._trainers: dict[NetworkSpec, Trainer] = {}
 
     def accuracy(self, unit: Unit, position: int) -> float:
@@ -145,6 +150,7 @@ class _Runner:
         trained = trainer.train(
             images, labels, seed=self._seed, name="evaluation", index=unit.index, hooks=hooks, on_epoch=on_epoch,
             curve_points=CURVE_POINTS if position == 0 else 0, variants=variants,
+            lr_net=self._rate if unit.name in {"distilled", "distilled_8bit"} else None,
         )
         for series, points in ((LOSS_SERIES, trained.loss), (ACCURACY_SERIES, trained.accuracy)):
             for at, value in points:

@@ -2,7 +2,7 @@
 
 | file | kind | holds |
 |---|---|---|
-| data.safetensors | dataset | images in network space, float32, and labels |
+| data.safetensors | dataset | images in network space, float32, labels; soft labels and whitening where there are any |
 | factors.safetensors | dataset | bases and hallucinators, where the images are made of such |
 | decode_factors.py | dataset | a program that makes the images of them |
 | data.parquet | dataset | 8-bit PNG images and class labels, as Hugging Face's `datasets` reads them |
@@ -63,18 +63,25 @@ def write_artifacts(outcome: Outcome, out: Path) -> list[ArtifactLine]:
     table = {name: entry for name, entry in TABLE.items() if outcome.factors or name not in FACTORED}
     info = outcome.info
     about = facts(outcome)
-    final = to_8bit(outcome.images, info.mean, info.std)
-    initial = to_8bit(outcome.initial_images, info.mean, info.std)
+    if outcome.whitened is None:
+        final = to_8bit(outcome.images, info.mean, info.std)
+        initial = to_8bit(outcome.initial_images, info.mean, info.std)
+    else:
+        final, initial = outcome.whitened.pixels, outcome.whitened.initial_pixels
 
     arrays: dict[str, NDArray[Any]] = {"images": outcome.images, "labels": outcome.labels}
+    if outcome.soft_labels is not None:
+        arrays["soft_labels"] = outcome.soft_labels
+    if outcome.whitened is not None:
+        arrays |= {"whitening_mean": outcome.whitened.mean, "whitening_matrix": outcome.whitened.matrix}
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
     write_safetensors(out / "data.safetensors", arrays, metadata)
     if outcome.factors:
         write_safetensors(out / "factors.safetensors", outcome.factors, metadata)
         shutil.copyfile(decode_factors.__file__, out / "decode_factors.py")
     items = list(pictures(final, outcome.labels, info.classes))
-    write_parquet(out / "data.parquet", items, about)
-    write_zip(out / "images.zip", items, about)
+    write_parquet(out / "data.parquet", items, about, outcome.soft_labels)
+    write_zip(out / "images.zip", items, about, outcome.soft_labels)
 
     shown = cut(outcome.labels, info.num_classes, info.height, info.width)
     made = "distilled" if outcome.spec.method.max_iterations else "selected"

@@ -1,7 +1,7 @@
 """The distilled dataset in three forms: safetensors in network space, a folder of PNGs in a zip, and parquet.
 
-Network space is (x / 255 - mean) / std for each channel. Only `data.safetensors` holds it; the PNGs, and the parquet file
-that carries the same PNGs, hold its inverse, clamped and rounded to 8 bits. Equal arrays give equal bytes.
+Network space is (x / 255 - mean) / std for each channel, or whitened. Only `data.safetensors` holds it; the PNGs, and the
+parquet file that carries the same PNGs, hold its inverse, clamped and rounded to 8 bits. Equal arrays give equal bytes.
 Shapes: N images, C channels, H W pixels.
 """
 
@@ -88,9 +88,27 @@ def pictures(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequ
 def facts(outcome: Outcome) -> dict[str, Any]:
     """What every data file carries about itself, so that it never travels bare."""
     info = outcome.info
+    about: dict[str, Any] = {"classes": list(info.classes), "dataset": info.name, "ipc": outcome.spec.ipc}
+    if outcome.whitened is None:
+        about |= {"mean": list(info.mean), "std": list(info.std)}
+    else:
+        about |= {"preprocessing": normalisation(outcome)["formula"]}
+    return about if outcome.learned_rate is None else about | {"learned_rate": outcome.learned_rate}
+
+
+def normalisation(outcome: Outcome) -> dict[str, Any]:
+    """From the pixels of the 8-bit files to network space and back, for a person; and the constants, where they are few."""
+    if outcome.whitened is None:
+        return {
+            "mean": list(outcome.info.mean), "std": list(outcome.info.std),
+            "formula": "(pixel / 255 - mean) / std, per channel",
+            "inverse": "clamp(round((value * std + mean) * 255), 0, 255), per channel",
+        }
     return {
-        "mean": list(info.mean), "std": list(info.std), "classes": list(info.classes),
-        "dataset": info.name, "ipc": outcome.spec.ipc,
+        "spec": outcome.spec.method.preprocessing.model_dump(mode="json"),
+        "formula": "(pixel / 255 - whitening_mean) @ whitening_matrix, pixels flattened from (C, H, W); both arrays are in "
+        "data.safetensors",
+        "inverse": "clamp(round((value @ inverse(whitening_matrix) + whitening_mean) * 255), 0, 255)",
     }
 
 
@@ -122,30 +140,44 @@ def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: 
             file.write(array.tobytes())
 
 
-def write_zip(path: Path, items: Sequence[Picture], about: Mapping[str, Any]) -> None:
-    """Write the PNGs uncompressed, with a fixed time; the archive's comment says how to normalise them."""
+def write_zip(path: Path, items: Sequence[Picture], about: Mapping[str, Any], soft: NDArray[np.float32] | None) -> None:
+    """Write the PNGs uncompressed, with a fixed time; the archive's comment says how to normalise them.
+
+    Soft labels, (N, K), stand in `soft_labels.csv` at the root: the path of an image and a number for each class.
+    """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         # Class names stand in the folders, and a comment is limited to 64 KiB.
         archive.comment = _compact({key: value for key, value in about.items() if key != "classes"}).encode()
-        for item in items:
-            entry = zipfile.ZipInfo(item.path, date_time=_EPOCH)
+        files = [(item.path, item.png) for item in items]
+        if soft is not None:
+            rows = [",".join((item.path, *map(str, row))) for item, row in zip(items, soft, strict=True)]
+            files.append(("soft_labels.csv", "".join(f"{row}\n" for row in rows).encode()))
+        for name, content in files:
+            entry = zipfile.ZipInfo(name, date_time=_EPOCH)
             entry.create_system = 3  # Unix, on every system
             entry.external_attr = 0o100644 << 16
-            archive.writestr(entry, item.png)
+            archive.writestr(entry, content)
 
 
-def write_parquet(path: Path, items: Sequence[Picture], about: Mapping[str, Any]) -> None:
-    """Write columns `image` and `label` as Hugging Face's `datasets` reads them: PIL images and a class label with names."""
-    features = {"image": {"_type": "Image"}, "label": {"names": list(about["classes"]), "_type": "ClassLabel"}}
+def write_parquet(path: Path, items: Sequence[Picture], about: Mapping[str, Any], soft: NDArray[np.float32] | None) -> None:
+    """Write columns `image` and `label` as Hugging Face's `datasets` reads them: PIL images and a class label with names.
+
+    Soft labels, (N, K), are a third column, `soft_label`.
+    """
+    features: dict[str, Any] = {
+        "image": {"_type": "Image"}, "label": {"names": list(about["classes"]), "_type": "ClassLabel"},
+    }
+    fields = [
+        pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
+        pa.field("label", pa.int64()),
+    ]
+    columns: list[list[Any]] = [[{"bytes": item.png, "path": item.path} for item in items], [item.label for item in items]]
+    if soft is not None:
+        features["soft_label"] = {"feature": {"dtype": "float32", "_type": "Value"}, "length": soft.shape[1], "_type": "List"}
+        fields.append(pa.field("soft_label", pa.list_(pa.float32(), soft.shape[1])))
+        columns.append(list(soft))
     metadata = {"huggingface": json.dumps({"info": {"features": features}}), "distill": _compact(about)}
-    schema = pa.schema(
-        [
-            pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
-            pa.field("label", pa.int64()),
-        ],
-        metadata=metadata,
-    )
-    columns = [[{"bytes": item.png, "path": item.path} for item in items], [item.label for item in items]]
+    schema = pa.schema(fields, metadata=metadata)
     arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
     # PNGs do not compress again, and a dictionary of distinct images is the column itself.
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, compression="none", use_dictionary=["label"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.catalogue import DatasetInfo
+from core.report.export import normalisation
 from core.report.outcome import Outcome
 
 FORMAT = 1
@@ -39,17 +40,23 @@ def build_manifest(outcome: Outcome, files: Sequence[tuple[Path, str]]) -> dict[
         "dataset": dataset_facts(info, outcome.dataset_digest),
         "classes": list(info.classes),
         "images": {"count": len(outcome.labels), "channels": info.channels, "height": info.height, "width": info.width},
-        "normalisation": {
-            "mean": list(info.mean), "std": list(info.std), "formula": "(pixel / 255 - mean) / std, per channel",
-            "inverse": "clamp(round((value * std + mean) * 255), 0, 255), per channel",
-        },
+        "normalisation": normalisation(outcome),
         "preprocessing": {
             "data.safetensors": "images (N, C, H, W) float32 are normalised already: use them as they are; labels int64",
-            "data.parquet": "8-bit PNG images: divide by 255, subtract mean, divide by std, before training",
+            "data.parquet": "8-bit PNG images: apply the formula of `normalisation` before training",
             "images.zip": "the same 8-bit PNG images; folders sort by class index",
         } | (_FACTORS if outcome.factors else {}),
+        "training": _training(outcome),
         "files": file_facts(files),
     }
+
+
+def _training(outcome: Outcome) -> dict[str, Any]:
+    """What belongs to the set beside its images: the rate that was learned with it, and where its soft labels stand."""
+    places = {
+        "data.safetensors": "soft_labels (N, K) float32", "data.parquet": "column soft_label", "images.zip": "soft_labels.csv",
+    }
+    return {"learned_rate": outcome.learned_rate, "soft_labels": None if outcome.soft_labels is None else places}
 
 
 def dataset_facts(info: DatasetInfo, digest: str) -> dict[str, Any]:

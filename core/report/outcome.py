@@ -59,6 +59,23 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Whitened:
+    """What a whitened set needs to be used and to be seen. D = C H W."""
+
+    mean: NDArray[np.float32]
+    """(D,) of pixels in [0, 1]."""
+
+    matrix: NDArray[np.float32]
+    """(D, D): (x - mean) @ matrix is network space."""
+
+    pixels: NDArray[np.uint8]
+    """(N, C, H, W) the images of the set, unwhitened, rounded and clamped."""
+
+    initial_pixels: NDArray[np.uint8]
+    """The same of what the set started from."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Everything the artifacts are made from. Arrays are on the CPU."""
 
@@ -103,3 +120,12 @@ class Outcome:
 
     variants: int = 1
     """Images, side by side, that stand for one another: an epoch of the evaluation shows one of so many."""
+
+    soft_labels: NDArray[np.float32] | None = None
+    """(N, K) what a network is asked to answer, where labels are learned or a teacher's; rows add up to 1."""
+
+    whitened: Whitened | None = None
+    """Where network space is whitened; standardised otherwise, with the constants of `info`."""
+
+    learned_rate: float | None = None
+    """Learning rate of the networks that was learned with the set, where its objective learns one."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from core.report import curves, numbers
 from core.report.comparison import cost_of_8bit, difference, find, published_rows
-from core.report.export import Picture, png_bytes, to_pillow
+from core.report.export import Picture, normalisation, png_bytes, to_pillow
 from core.report.layout import Cut
 from core.report.loading import snippets
 from core.report.outcome import Outcome, ScoreName
@@ -122,6 +122,11 @@ def _facts(outcome: Outcome) -> dict[str, str]:
         "Code revision": outcome.code_revision,
         "Versions": ", ".join(f"{name} {version}" for name, version in outcome.versions.items()),
     }
+    if outcome.learned_rate is not None:
+        used = "used" if spec.evaluation.use_learned_rate else "not used"
+        facts["Learned rate"] = f"{outcome.learned_rate:.4g}, {used} in the evaluation"
+    if outcome.soft_labels is not None:
+        facts["Labels"] = f"soft, {spec.method.labels.kind}"
     if spec.dataset.held_out_fraction:
         facts["Held out"] = f"{spec.dataset.held_out_fraction:.3g} of each training class"
     if outcome.resumed_from_step:
@@ -179,10 +184,9 @@ def render(
             for row, positions in zip(shown[:_MAX_PAIRS], cut.rows, strict=False) if positions
         ],
         "curves": [(_uri(light), _uri(dark)) for light, dark in zip(drawn, dark_drawn, strict=True)],
-        "mean": list(info.mean),
-        "std": list(info.std),
+        "normalisation": normalisation(outcome),
         "facts": _facts(outcome),
-        "load": snippets(info),
+        "load": snippets(info, soft=outcome.soft_labels is not None, whitened=outcome.whitened is not None),
         "files": {path.name: path.stat().st_size for path in files},
         "spec_json": json.dumps(outcome.spec.model_dump(mode="json"), indent=2, ensure_ascii=False),
     }

@@ -67,6 +67,8 @@ def build_report(outcome: Outcome, files: Sequence[Path]) -> dict[str, Any]:
         },
         "protocol": spec.evaluation.model_dump(mode="json"),
         "iterate": "last",
+        "learned_rate": outcome.learned_rate,
+        "labels": "hard" if outcome.soft_labels is None else "soft",
         "chance": 1.0 / info.num_classes,
         "scores": [score_entry(score) for score in outcome.scores],
         "trained_on": {name: TRAINED_ON[name] for name in dict.fromkeys(score.name for score in outcome.scores)},

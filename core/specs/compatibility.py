@@ -68,8 +68,8 @@ def accuracy_is_known(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem
         if isinstance(term, ClassificationRegulariserSpec):
             return FieldProblem(
                 f"/method/terms/{i}", "accuracy_unknown",
-                f"term {term.kind!r} is weighted by the accuracy of the matching network, which models {models.kind!r} does "
-                "not know; use 'growing_queue' or 'pretrained_pool'",
+                f"term {term.kind!r} is weighted by the accuracy of the matching network, which models {models.kind!r} "
+                f"(objective {spec.method.objective.kind!r}) does not know; use 'growing_queue' or 'pretrained_pool'",
             )
     return None
 
@@ -191,17 +191,16 @@ def _trainings(spec: DistillationSpec, info: DatasetInfo) -> Iterator[tuple[Netw
     """Whatever trains a network: its architecture, number of images, batch size, and the pointer to that."""
     method, evaluation = spec.method, spec.evaluation
     models = method.models
-    images = images_per_class(method.parameterization, spec.ipc, info)
-    decoded = images.decoded * info.num_classes
+    epoch = images_per_class(method.parameterization, spec.ipc, info).epoch * info.num_classes
     for network in (evaluation.network, *evaluation.cross_networks):
-        for count in (images.epoch * info.num_classes, spec.ipc * info.num_classes):
+        for count in (epoch, spec.ipc * info.num_classes):
             yield network, count, evaluation.batch_size, "/evaluation/batch_size"
     if isinstance(models, GrowingQueueSpec):
         yield method.network, models.batch_size, models.batch_size, "/method/models/batch_size"
     if isinstance(models, DynamicBilevelSpec):
-        yield method.network, decoded, models.batch_size, "/method/models/batch_size"
+        yield method.network, epoch, models.batch_size, "/method/models/batch_size"
     if isinstance(models, TrainedOnSyntheticSpec) and models.num_epochs:
-        yield method.network, decoded, models.batch_size, "/method/models/batch_size"
+        yield method.network, epoch, models.batch_size, "/method/models/batch_size"
     real = sum(info.train_per_class_after(spec.dataset.held_out_fraction))
     if isinstance(models, TrainedOnRealSpec):
         size, pointer = models.training.batch_size, "/method/models/training/batch_size"

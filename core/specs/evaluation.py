@@ -25,7 +25,7 @@ from core.specs.experts import RealTrainingSpec
 from core.specs.init import ForgettingInitSpec, HerdingInitSpec, InitSpec, KCenterInitSpec
 from core.specs.network import NetworkSpec
 
-ProtocolName = Literal["dm", "cafe", "idc", "dc"]
+ProtocolName = Literal["dm", "cafe", "idc", "dc", "mtt"]
 Baseline = Literal["herding", "k_center", "forgetting", "mosaic"]
 _INITS: dict[Baseline, type[HerdingInitSpec | KCenterInitSpec | ForgettingInitSpec]] = {
     "herding": HerdingInitSpec, "k_center": KCenterInitSpec, "forgetting": ForgettingInitSpec,
@@ -56,6 +56,10 @@ class EvaluationSpec(Spec):
 
     lr_net: float = Field(default=0.01, gt=0.0, le=100.0)
     """Initial learning rate of the networks."""
+
+    use_learned_rate: bool = False
+    """Train on the distilled set from the rate that was learned with it instead (objective `trajectory`); the baselines, which
+    have none, keep `lr_net`."""
 
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     weight_decay: float = Field(default=5e-4, ge=0.0, le=1.0)
@@ -123,6 +127,14 @@ def idc_protocol(info: DatasetInfo, network: NetworkSpec) -> EvaluationSpec:
     )
 
 
+def mtt_protocol(info: DatasetInfo, network: NetworkSpec) -> EvaluationSpec:
+    """The protocol of MTT, TESLA and DATM: as `dm`, at the learned rate.
+
+    Deviation: those papers report the best of all evaluations along a run; here the last iterate is judged.
+    """
+    return dm_protocol(info, network).model_copy(update={"protocol": "mtt", "use_learned_rate": True})
+
+
 PROTOCOLS: dict[ProtocolName, Callable[[DatasetInfo, NetworkSpec], EvaluationSpec]] = {
-    "dm": dm_protocol, "cafe": cafe_protocol, "idc": idc_protocol, "dc": dc_protocol,
+    "dm": dm_protocol, "cafe": cafe_protocol, "idc": idc_protocol, "dc": dc_protocol, "mtt": mtt_protocol,
 }

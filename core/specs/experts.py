@@ -11,6 +11,7 @@ from pydantic import Field
 from core.specs.augmentation import AugmentationSpec, NoAugmentationSpec
 from core.specs.base import Spec
 from core.specs.network import NetworkSpec
+from core.specs.preprocessing import PreprocessingSpec, StandardiseSpec
 
 
 class RealTrainingSpec(Spec):
@@ -37,3 +38,17 @@ class PoolSpec(Spec):
     pool_seed: int = Field(default=0, ge=0, le=2**63 - 1)
     count_forgetting: bool = False
     """Also count, for every training image, how often training forgets it."""
+
+    keep_snapshots: bool = Field(default=False, exclude_if=lambda keep: not keep)
+    """Also keep the weights before training and after each epoch: expert trajectories. A pool without them is written, and
+    keyed, as if this field did not exist."""
+
+    preprocessing: PreprocessingSpec = Field(
+        default=StandardiseSpec(), exclude_if=lambda preprocessing: isinstance(preprocessing, StandardiseSpec)
+    )
+    """How the real images become what the networks see; a pool on standardised ones is keyed as if this field did not exist."""
+
+    @property
+    def num_snapshots(self) -> int:
+        """Snapshots of each network, where they are kept."""
+        return self.training.num_epochs + 1

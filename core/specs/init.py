@@ -63,8 +63,21 @@ class KMeansInitSpec(_EmbeddedInitSpec):
     training: RealTrainingSpec = RealTrainingSpec(num_epochs=0)
 
 
+class CorrectlyClassifiedInitSpec(Spec):
+    """DATM: real images that trained networks of slot `models` label rightly, in a random order of each class."""
+
+    kind: Literal["correctly_classified"] = "correctly_classified"
+    version: Literal[1] = 1
+
+
 InitSpec = Annotated[
-    RandomInitSpec | NoiseInitSpec | HerdingInitSpec | KCenterInitSpec | ForgettingInitSpec | KMeansInitSpec,
+    RandomInitSpec
+    | NoiseInitSpec
+    | HerdingInitSpec
+    | KCenterInitSpec
+    | ForgettingInitSpec
+    | KMeansInitSpec
+    | CorrectlyClassifiedInitSpec,
     Field(discriminator="kind"),
 ]
 EmbeddedInitSpec = HerdingInitSpec | KCenterInitSpec | ForgettingInitSpec | KMeansInitSpec

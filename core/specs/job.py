@@ -11,6 +11,7 @@ from core.specs.dataset import DatasetSpec
 from core.specs.evaluation import EvaluationSpec
 from core.specs.experts import PoolSpec
 from core.specs.method import MethodSpec
+from core.specs.preprocessing import PreprocessingSpec
 
 Scale = Literal["paper", "small"]
 Priority = Literal["high", "normal", "low"]
@@ -90,6 +91,11 @@ class DistillationSpec(JobOptions):
     method: MethodSpec
     evaluation: EvaluationSpec
 
+    @property
+    def preprocessing(self) -> PreprocessingSpec:
+        """How images become what networks see."""
+        return self.method.preprocessing
+
     def science_digest(self) -> str:
         """SHA-256 over what decides the synthetic set's bytes: checkpoints of another digest are refused."""
         part = self.model_dump(mode="json", include={"spec_version", "kind", "dataset", "ipc", "method", "seed"})
@@ -102,6 +108,11 @@ class ExpertsSpec(RunOptions):
     kind: Literal["experts"] = "experts"
     spec_version: Literal[1] = 1
     pool: PoolSpec
+
+    @property
+    def preprocessing(self) -> PreprocessingSpec:
+        """How images become what networks see."""
+        return self.pool.preprocessing
 
     def science_digest(self) -> str:
         """SHA-256 over what decides the networks; `seed` counts for the held-out images alone."""

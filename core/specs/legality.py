@@ -13,6 +13,7 @@ from core.errors import FieldProblem, SpecError
 from core.specs.compatibility import COMPATIBILITY
 from core.specs.fit import NETWORK_RULES
 from core.specs.job import DistillationSpec
+from core.specs.trajectories import TRAJECTORY_RULES
 
 Rule = Callable[[DistillationSpec, DatasetInfo], FieldProblem | None]
 
@@ -39,7 +40,7 @@ def _held_out_exists(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem 
     )
 
 
-RULES: tuple[Rule, ...] = (_ipc_fits_smallest_class, *NETWORK_RULES, _held_out_exists, *COMPATIBILITY)
+RULES: tuple[Rule, ...] = (_ipc_fits_smallest_class, *NETWORK_RULES, _held_out_exists, *COMPATIBILITY, *TRAJECTORY_RULES)
 
 
 def check(spec: DistillationSpec, info: DatasetInfo) -> None:

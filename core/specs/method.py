@@ -10,6 +10,7 @@ from core.specs.init import InitSpec
 from core.specs.models import CountedNetworksSpec, ModelsSpec
 from core.specs.network import NetworkSpec
 from core.specs.objective import ObjectiveSpec
+from core.specs.preprocessing import PreprocessingSpec, StandardiseSpec
 from core.specs.selection import SelectionSpec
 from core.specs.synthetic import HardLabelsSpec, LabelsSpec, OptimizerSpec, ParameterizationSpec, PixelsSpec
 from core.specs.terms import TermSpecs
@@ -20,6 +21,9 @@ class MethodSpec(Spec):
 
     network: NetworkSpec
     """Architecture of the matching networks."""
+
+    preprocessing: PreprocessingSpec = StandardiseSpec()
+    """How images become what networks see: in distillation, in the training of pools, and in the evaluation."""
 
     objective: ObjectiveSpec
     models: ModelsSpec

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from core.specs.augmentation import IDCAugmentationSpec
+from core.specs.augmentation import DSASpec, IDCAugmentationSpec
 from core.specs.base import Spec
 from core.specs.experts import RealTrainingSpec
 
@@ -146,12 +146,63 @@ class TrainedOnRealSpec(CountedNetworksSpec):
         return self.steps_per_network
 
 
+class ExpertSegmentsSpec(Spec):
+    """Pieces of expert trajectories: where a piece starts are the weights, where it ends is their target (MTT, TESLA, DATM)."""
+
+    kind: Literal["expert_segments"] = "expert_segments"
+    version: Literal[1] = 1
+    num_networks: int = Field(default=100, ge=1, le=1000)
+    """Experts; each iteration draws one uniformly."""
+
+    training: RealTrainingSpec = RealTrainingSpec(num_epochs=50, momentum=0.0, weight_decay=0.0, augmentation=DSASpec())
+    """How experts are trained; the weights after each of its epochs are kept."""
+
+    pool_seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    """Seed of the experts; jobs with equal pools share them."""
+
+    span_epochs: int = Field(default=2, ge=1, le=10_000)
+    """Epochs from the start of a piece to its end."""
+
+    min_start_epoch: int = Field(default=0, ge=0, le=10_000)
+    """First epoch at which a piece may start."""
+
+    max_start_epoch: int = Field(default=20, ge=1, le=10_000)
+    """Pieces start before this epoch."""
+
+    initial_max_start_epoch: int = Field(default=1, ge=1, le=10_000)
+    """`max_start_epoch` of the first iteration, where the window grows."""
+
+    growth_iterations: int = Field(default=0, ge=0, le=1_000_000)
+    """Iterations over which the window grows linearly to `max_start_epoch` (DATM); 0: it has its full size from the start."""
+
+    @model_validator(mode="after")
+    def _window_is_not_empty(self) -> ExpertSegmentsSpec:
+        if self.min_start_epoch >= self.max_start_epoch:
+            raise ValueError(
+                f"min_start_epoch {self.min_start_epoch} must be below max_start_epoch {self.max_start_epoch}"
+            )
+        if self.growth_iterations and not self.min_start_epoch < self.initial_max_start_epoch <= self.max_start_epoch:
+            raise ValueError(
+                f"initial_max_start_epoch {self.initial_max_start_epoch} must lie above min_start_epoch "
+                f"{self.min_start_epoch} and not above max_start_epoch {self.max_start_epoch}"
+            )
+        return self
+
+    def start_before(self, number: int) -> int:
+        """The end of the window in iteration `number`: pieces start before this epoch."""
+        if number >= self.growth_iterations:
+            return self.max_start_epoch
+        growth = (self.max_start_epoch - self.initial_max_start_epoch) * number // self.growth_iterations
+        return self.initial_max_start_epoch + growth
+
+
 ModelsSpec = Annotated[
     FreshRandomSpec
     | PretrainedPoolSpec
     | GrowingQueueSpec
     | DynamicBilevelSpec
     | TrainedOnSyntheticSpec
-    | TrainedOnRealSpec,
+    | TrainedOnRealSpec
+    | ExpertSegmentsSpec,
     Field(discriminator="kind"),
 ]

@@ -101,6 +101,47 @@ class GradientSpec(Spec):
         return self
 
 
+class TrajectorySpec(Spec):
+    """MTT: where training on the synthetic set leads, against where training on real images led (arXiv:2203.11932)."""
+
+    kind: Literal["trajectory"] = "trajectory"
+    version: Literal[1] = 1
+    weight: float = Field(default=1.0, gt=0.0, le=1e6)
+    """Factor of the loss: the squared distance from the expert's end, divided by that between the expert's two ends."""
+
+    num_steps: int = Field(default=20, ge=1, le=1000)
+    """Training steps on the synthetic set."""
+
+    batch_size: int = Field(default=0, ge=0, le=65_536)
+    """Synthetic images of a step, drawn from permutations that are used up before the next; 0: all images in every step."""
+
+    lr_net: float = Field(default=0.01, gt=0.0, le=100.0)
+    """Learning rate of the training steps before it is learned itself (`optimizer.lr_rate`)."""
+
+    lr_net_min: float = Field(default=1e-6, gt=0.0, le=100.0)
+    """Smallest value that the learned rate may take; it is clamped after each update."""
+
+    lr_net_max: float = Field(default=1.0, gt=0.0, le=100.0)
+    """Largest value that the learned rate may take."""
+
+    gradient_mode: Literal["adjoint", "frozen_adjoint", "unrolled"] = "adjoint"
+    """`adjoint`: the exact gradient, step by step backwards, in the memory of one step. `frozen_adjoint`: TESLA's, which leaves
+    out how an image moves the weights that later steps start from. `unrolled`: the exact gradient through the graph of all
+    steps at once."""
+
+    max_loss: float = Field(default=0.0, ge=0.0, le=1e6)
+    """An iteration whose loss, before `weight`, is larger changes nothing (DATM); 0: every iteration counts."""
+
+    @model_validator(mode="after")
+    def _rate_starts_within_its_bounds(self) -> TrajectorySpec:
+        if not self.lr_net_min <= self.lr_net <= self.lr_net_max:
+            raise ValueError(
+                f"lr_net {self.lr_net} must lie between lr_net_min {self.lr_net_min} and lr_net_max {self.lr_net_max}"
+            )
+        return self
+
+
 ObjectiveSpec = Annotated[
-    MeanFeatureSpec | LayerwiseFeatureSpec | RKHSSpec | GaussianSpec | GradientSpec, Field(discriminator="kind")
+    MeanFeatureSpec | LayerwiseFeatureSpec | RKHSSpec | GaussianSpec | GradientSpec | TrajectorySpec,
+    Field(discriminator="kind"),
 ]

@@ -14,6 +14,7 @@ from core.specs.job import Scale
 from core.specs.methods import add_ons, coresets, small
 from core.specs.methods import distribution_matching as matching
 from core.specs.methods import gradient_matching as gradients
+from core.specs.methods import trajectory_matching as trajectories
 from core.specs.methods.common import Resolved
 
 
@@ -56,6 +57,9 @@ RECIPES: dict[str, Recipe] = {
         Recipe("k_center", "Greedy k-center of real images", _BASELINE, coresets.k_center),
         Recipe("forgetting", "Most forgotten real images", "Toneva et al., ICLR 2019; " + _BASELINE, coresets.forgetting),
         Recipe("k_means", "Cluster medoids of real images", "what DREAM starts from (Liu et al., ICCV 2023)", coresets.k_means),
+        Recipe("mtt", "Matching training trajectories", "Cazenavette et al., CVPR 2022, arXiv:2203.11932", trajectories.mtt),
+        Recipe("tesla", "Trajectories in constant memory", "Cui et al., ICML 2023, arXiv:2211.10586", trajectories.tesla),
+        Recipe("datm", "Difficulty-aligned trajectories", "Guo et al., ICLR 2024, arXiv:2310.05773", trajectories.datm),
         Recipe("mosaic", "Random real images, packed 2 x 2", "control for packed sets", coresets.mosaic),
     )
 }

@@ -143,4 +143,7 @@ class JobFile(BaseModel):
 
     threads: int = 1
     checkpoint_seconds: float = 60.0
+    max_trajectory_bytes: int = 64 << 30
+    """Expert trajectories larger than this are not made."""
+
     code_revision: str = "unknown"

@@ -9,7 +9,7 @@ from core.specs.dataset import DatasetSpec
 from core.specs.experts import PoolSpec
 from core.specs.init import EmbeddedInitSpec, ForgettingInitSpec, HerdingInitSpec, InitSpec, KCenterInitSpec, KMeansInitSpec
 from core.specs.job import DistillationSpec, ExpertsSpec, JobSpec
-from core.specs.models import ModelsSpec, PretrainedPoolSpec
+from core.specs.models import ExpertSegmentsSpec, ModelsSpec, PretrainedPoolSpec
 from core.specs.network import NetworkSpec
 from core.specs.terms import ClassCentralizationSpec, TermSpec
 
@@ -25,7 +25,8 @@ def required_pools(spec: DistillationSpec) -> tuple[PoolSpec, ...]:
     pools = [pool_of_models(method.models, method.network), pool_of_init(method.init, method.network)]
     pools += [pool_of_term(term) for term in method.terms]
     pools += [pool_of_init(init, spec.evaluation.network) for init in spec.evaluation.baseline_inits().values()]
-    return tuple(dict.fromkeys(pool for pool in pools if pool is not None))
+    seen = {"preprocessing": method.preprocessing}
+    return tuple(dict.fromkeys(pool.model_copy(update=seen) for pool in pools if pool is not None))
 
 
 def required_experts(spec: JobSpec, dataset_digest: str) -> dict[str, ExpertsSpec]:
@@ -49,9 +50,12 @@ def required_experts(spec: JobSpec, dataset_digest: str) -> dict[str, ExpertsSpe
 
 def pool_of_models(spec: ModelsSpec, network: NetworkSpec) -> PoolSpec | None:
     """The pool behind the slot `models`."""
-    if not isinstance(spec, PretrainedPoolSpec):
+    if not isinstance(spec, (PretrainedPoolSpec, ExpertSegmentsSpec)):
         return None
-    return PoolSpec(network=network, num_networks=spec.num_networks, training=spec.training, pool_seed=spec.pool_seed)
+    return PoolSpec(
+        network=network, num_networks=spec.num_networks, training=spec.training, pool_seed=spec.pool_seed,
+        keep_snapshots=isinstance(spec, ExpertSegmentsSpec),
+    )
 
 
 def pool_of_term(spec: TermSpec) -> PoolSpec | None:

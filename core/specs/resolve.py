@@ -20,6 +20,7 @@ from core.specs.method import MethodSpec
 from core.specs.models import ModelsSpec
 from core.specs.network import NetworkSpec
 from core.specs.objective import ObjectiveSpec
+from core.specs.preprocessing import PreprocessingSpec
 from core.specs.recipes import resolved_recipe
 from core.specs.selection import SelectionSpec
 from core.specs.synthetic import LabelsSpec, OptimizerSpec, ParameterizationSpec
@@ -135,7 +136,7 @@ SCHEMAS: dict[str, Any] = {
     "job-request": JobRequest, "job": DistillationSpec, "method": MethodSpec, "evaluation": EvaluationSpec,
     "dataset": DatasetSpec, "network": NetworkSpec, "objective": ObjectiveSpec, "models": ModelsSpec,
     "parameterization": ParameterizationSpec, "selection": SelectionSpec, "terms": TermSpecs, "labels": LabelsSpec,
-    "augmentation": AugmentationSpec, "init": InitSpec, "optimizer": OptimizerSpec,
+    "preprocessing": PreprocessingSpec, "augmentation": AugmentationSpec, "init": InitSpec, "optimizer": OptimizerSpec,
 }
 """Everything a client can write, by the name under which the API serves its JSON Schema."""
 

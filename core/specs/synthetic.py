@@ -84,7 +84,27 @@ class HardLabelsSpec(Spec):
     version: Literal[1] = 1
 
 
-LabelsSpec = HardLabelsSpec
+class LearnedLabelsSpec(Spec):
+    """DATM: every synthetic image carries learned logits, and is labelled by their softmax.
+
+    They start from the mean logits of those networks of slot `models` that label the image rightly.
+    """
+
+    kind: Literal["learned"] = "learned"
+    version: Literal[1] = 1
+
+
+class TeacherLabelsSpec(Spec):
+    """TESLA: every synthetic image is labelled by the softmax outputs of a trained network of slot `models`."""
+
+    kind: Literal["teacher"] = "teacher"
+    version: Literal[1] = 1
+    teacher: Literal["drawn", "first"] = "drawn"
+    """`drawn`: the network of the iteration, at the end of its piece where it is one of a trajectory; the labels given last
+    stay with the set. `first`: the first network of the pool, fully trained."""
+
+
+LabelsSpec = Annotated[HardLabelsSpec | LearnedLabelsSpec | TeacherLabelsSpec, Field(discriminator="kind")]
 
 
 class SGDSpec(Spec):
@@ -100,6 +120,15 @@ class SGDSpec(Spec):
 
     momentum: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Momentum, without dampening and without Nesterov's correction."""
+
+    lr_rate: float = Field(default=1e-5, ge=0.0, le=1e6)
+    """Learning rate of the learned rate of objective `trajectory`, with the momentum of the images; 0 keeps it fixed."""
+
+    lr_label: float = Field(default=1.0, ge=0.0, le=1e6)
+    """Learning rate of learned labels, in units of logits per unit of gradient; 0 keeps them as they start."""
+
+    label_momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Momentum of learned labels."""
 
     milestones: tuple[float, ...] = Field(default=(), max_length=16)
     """Fractions of the run after which the learning rate is multiplied by `decay`."""

@@ -4,7 +4,7 @@ Each epoch has an order of its own; a batch has one augmentation operation with 
 Forgetting is counted as by Toneva et al. (arXiv:1812.05159, published code): an image is forgotten when training sees it
 labelled wrongly after it was labelled rightly the last time it was seen; images never labelled rightly count as forgotten
 once in each epoch, so that they rank highest. With CutMix an answer is right when it is the label with the larger share.
-Shapes: N images, B images of a step, P parameters.
+Shapes: N images, B images of a step, P parameters, T epochs.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ class TrainedOnReal:
 
     forgetting: Tensor | None
     """(N,) int64 in the order of the real set, where it was asked for."""
+
+    snapshots: Tensor | None = None
+    """(T + 1, P) float32 on the CPU, where they were asked for: the weights before training and after each of T epochs."""
 
 
 class Forgetting:
@@ -102,6 +105,7 @@ def train_on_real(
     hooks: Hooks | None = None,
     on_step: Callable[[int], None] | None = None,
     count_forgetting: bool = False,
+    keep_snapshots: bool = False,
 ) -> TrainedOnReal:
     """Train one network from its initial weights; nothing in the loop waits for the device.
 
@@ -116,6 +120,7 @@ def train_on_real(
         hooks: asked between steps whether to stop.
         on_step: called after each step with the number of finished steps.
         count_forgetting: also count, for each image, how often training forgets it.
+        keep_snapshots: also keep copies of the weights before training and after each epoch.
 
     Raises:
         Stopped: the hooks asked for it.
@@ -123,6 +128,9 @@ def train_on_real(
     hooks, device = hooks or Hooks(), data.device
     state = step.start(rng(seed, f"{name}/weights", index, device))
     forgetting = Forgetting(len(data.labels), device) if count_forgetting else None
+    snapshots = torch.empty(spec.num_epochs + 1, step.net.num_parameters) if keep_snapshots else None
+    if snapshots is not None:
+        snapshots[0].copy_(state.params)
     rate = torch.full((), spec.lr_net, device=device)
     totals, done = torch.zeros(2, device=device), 0
     for epoch in range(spec.num_epochs):
@@ -141,5 +149,7 @@ def train_on_real(
             done += 1
             if on_step is not None:
                 on_step(done)
+        if snapshots is not None:
+            snapshots[epoch + 1].copy_(state.params)
     counts = forgetting.total(spec.num_epochs) if forgetting is not None else None
-    return TrainedOnReal(state.params, state.buffers, totals[1] / len(data.labels), counts)
+    return TrainedOnReal(state.params, state.buffers, totals[1] / len(data.labels), counts, snapshots)

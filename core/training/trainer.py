@@ -22,6 +22,7 @@ from core.distillation.randomness import rng
 from core.networks.network import Forward, Network, Tensors
 from core.progress import Hooks, Stopped
 from core.training.cutmix import cutmix
+from core.training.epoch import epoch_order
 from core.training.schedule import Schedule
 from core.training.step import NetworkStep
 
@@ -88,6 +89,7 @@ class Trainer:
         on_epoch: Callable[[int], None] | None = None,
         curve_points: int = 0,
         variants: int = 1,
+        lr_net: float | None = None,
     ) -> Trained:
         """Train one network from its initial weights to the last pass.
 
@@ -100,13 +102,15 @@ class Trainer:
             hooks: asked between passes whether to stop.
             on_epoch: called after each pass with the number of finished passes.
             curve_points: at most about so many points of loss and accuracy; 0 for none.
-            variants: images stand side by side in groups of so many that stand for one another; a pass shows one of each group,
-                drawn anew (HaBa, where an access to a basis draws its hallucinator).
+            variants: as in `epoch_order`; a pass shows N / variants images.
+            lr_net: initial learning rate of this run instead of the schedule's.
 
         Raises:
             Stopped: the hooks asked for it.
         """
         hooks, schedule = hooks or Hooks(), self.schedule
+        if lr_net is not None:
+            schedule = schedule._replace(lr_net=lr_net)
         images, targets = images.detach(), labels.detach()
         if schedule.cutmix_probability and not targets.is_floating_point():
             targets = F.one_hot(targets, self.net.num_classes).to(images)
@@ -119,7 +123,7 @@ class Trainer:
             generator = rng(seed, f"{name}/{index}/epoch", epoch)
             rate = torch.full((), schedule.rate(epoch), device=self.device)
             totals = torch.zeros(2, device=self.device)
-            for batch in _order(len(images), variants, generator).split(schedule.batch_size):
+            for batch in epoch_order(len(images), variants, generator).split(schedule.batch_size):
                 seen, asked = self._batch(images, targets, batch, generator)
                 with nullcontext() if self._step.warm else hooks.busy("compiling"):
                     state, sums = self._step(state, seen, asked, rate)
@@ -152,9 +156,3 @@ class Trainer:
         seen = transform.apply(images.index_select(0, rows)[:, None]).squeeze(1)
         probability = self.schedule.cutmix_probability
         return cutmix(seen, targets.index_select(0, rows), probability=probability, generator=generator)
-
-
-def _order(count: int, variants: int, generator: torch.Generator) -> Tensor:
-    """The images of a pass in random order: all of them, or one of each group of `variants`."""
-    order = torch.randperm(count // variants, generator=generator)
-    return order if variants == 1 else order * variants + torch.randint(variants, order.shape, generator=generator)

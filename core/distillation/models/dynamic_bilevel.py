@@ -58,7 +58,7 @@ class DynamicBilevel(Stateless):
         for epoch in range(1, self._spec.max_epochs + 1):
             self._train = train_epoch(
                 self._step, self._train, images, labels, self._augmentation, batch_size=self._spec.batch_size,
-                rate=self._rate, generator=step.rng(f"bilevel/epoch/{epoch}"),
+                rate=self._rate, generator=step.rng(f"bilevel/epoch/{epoch}"), variants=step.parameterization.num_variants,
             )
             readings = [*readings, self._read(step, epoch)][-self._spec.window :]
             if len(readings) == self._spec.window and _spread(readings) > self._spec.moved_above:

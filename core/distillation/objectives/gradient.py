@@ -31,6 +31,7 @@ from core.distillation.objectives.mean_feature import TAP, squared_mean_distance
 from core.distillation.protocols import Draw, Plan, Stateless, Weights
 from core.distillation.step import Step
 from core.networks.network import Network, Tensors
+from core.specs.estimate.memory import graph_copies, weight_vectors_per_class
 from core.specs.objective import GradientSpec
 
 EPSILON = 1e-6
@@ -67,7 +68,8 @@ class Gradient(Stateless):
         """All synthetic images, and real images of every class."""
         taps = (TAP,) if self._spec.feature_weight else ()
         return Plan(
-            syn=(DRAW,), real=Draw(), taps=taps, separable=self._spec.grouping == "per_class", second_order=True
+            syn=(DRAW,), real=Draw(), taps=taps, separable=self._spec.grouping == "per_class",
+            graph_copies=graph_copies(self._spec), weight_vectors_per_class=weight_vectors_per_class(self._spec),
         )
 
     def value(self, step: Step) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Protocol, assert_never
 import torch
 from torch import Tensor
 
+from core.data.preprocessing import Preprocessing
 from core.data.real_set import RealSet
 from core.specs.synthetic import PixelSpace
 
@@ -38,13 +39,12 @@ class Space(Protocol):
 
 
 def space_of(kind: PixelSpace, data: RealSet) -> Space:
-    """The space of a specification, for the channels of a real set and on its device."""
-    mean, std = (torch.tensor(value, device=data.device).view(-1, 1, 1) for value in (data.info.mean, data.info.std))
+    """The space of a specification, for the images of a real set and on its device."""
     match kind:
         case "normalised":
-            return NormalisedSpace(mean, std)
+            return NormalisedSpace(data.space)
         case "unit":
-            return UnitSpace(mean, std)
+            return UnitSpace(data.space)
         case _:
             assert_never(kind)
 
@@ -52,8 +52,8 @@ def space_of(kind: PixelSpace, data: RealSet) -> Space:
 class NormalisedSpace:
     """Network space itself; pixels are free (DC, DM, IDM)."""
 
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        self.grey = (MID_GREY - mean) / std
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.grey = preprocessing.grey
 
     def encode(self, images: Tensor) -> Tensor:
         """As they are."""
@@ -73,17 +73,17 @@ class UnitSpace:
     Deviation: the published code clamps at the start of an iteration, so that what it saves after the last is not clamped.
     """
 
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        self.grey = torch.full_like(mean, MID_GREY)
-        self._mean, self._std = mean, std
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.grey = torch.full_like(preprocessing.grey, MID_GREY)
+        self._preprocessing = preprocessing
 
     def encode(self, images: Tensor) -> Tensor:
-        """Out of network space: x std + mean."""
-        return images * self._std + self._mean
+        """Out of network space."""
+        return self._preprocessing.inverse(images)
 
     def decode(self, pixels: Tensor) -> Tensor:
-        """Into network space: (x - mean) / std."""
-        return (pixels - self._mean) / self._std
+        """Into network space."""
+        return self._preprocessing.forward(pixels)
 
     def project(self, pixels: Tensor) -> None:
         """Clamp."""

@@ -14,7 +14,6 @@ from core.specs.evaluation import EvaluationSpec
 from core.specs.method import MethodSpec
 from core.specs.methods.common import Resolved
 from core.specs.models import CountedNetworksSpec
-from core.specs.objective import GradientSpec
 
 _METHOD: dict[str, float] = {
     "num_iterations": 300,
@@ -39,8 +38,20 @@ _METHOD: dict[str, float] = {
     "terms.*.network.width": 8,
     "init.training.num_epochs": 3,
 }
-_SECOND_ORDER: dict[str, float] = {"selection.real_batch_per_class": 32, "parameterization.max_per_class": 20}
-"""Matching gradients takes about three times as long for each image as matching features does."""
+_OF_OBJECTIVE: dict[str, dict[str, float]] = {
+    "gradient": {"selection.real_batch_per_class": 32, "parameterization.max_per_class": 20},
+    "trajectory": {
+        "models.num_networks": 5,
+        "models.training.num_epochs": 8,
+        "models.min_start_epoch": 2,
+        "models.initial_max_start_epoch": 3,
+        "models.max_start_epoch": 6,
+        "models.growth_iterations": 60,
+        "objective.num_steps": 10,
+    },
+}
+"""Caps of some objectives, in place of the common ones. Matching gradients takes about three times as long for each image as
+matching features does."""
 
 _EVALUATION: dict[str, float] = {
     "network.width": 32,
@@ -52,8 +63,9 @@ _IDM = {"optimizer.lr_img": 12.5, "terms.0.weight": 0.02}
 _FACTORS: dict[str, dict[str, float]] = {"m3d": {"optimizer.lr_img": 0.25}, "idm": _IDM, "iid_idm": _IDM}
 """By recipe."""
 
-_CANDIDATES = 600
-"""Images of a class among which `representative` selection seeks clusters; there 0 means all, which is more than any number."""
+_WHERE_ZERO_MEANS_ALL: dict[str, int] = {"selection.num_candidates": 600, "objective.batch_size": 40}
+"""Numbers of images for which 0 means all, which is more than any number: those among which `representative` selection seeks
+clusters in a class, and those of a training step on the synthetic set."""
 
 
 def at_small_scale(recipe: str, resolved: Resolved) -> Resolved:
@@ -65,10 +77,12 @@ def at_small_scale(recipe: str, resolved: Resolved) -> Resolved:
             _lower(tree, path.split("."), cap, name, notes)
     for path, factor in _FACTORS.get(recipe, {}).items():
         _scale(method, path.split("."), factor, "method", notes)
-    selection = method["selection"]
-    if selection.get("num_candidates") == 0:
-        selection["num_candidates"] = _CANDIDATES
-        notes.append(f"method.selection.num_candidates: 0 -> {_CANDIDATES}")
+    for path, most in _WHERE_ZERO_MEANS_ALL.items():
+        slot, field = path.split(".")
+        value = method[slot].get(field)
+        if value is not None and (value == 0 or value > most):
+            method[slot][field] = most
+            notes.append(f"method.{path}: {value} -> {most}")
     return Resolved(
         MethodSpec.model_validate(method, strict=False), EvaluationSpec.model_validate(evaluation, strict=False), tuple(notes)
     )
@@ -76,7 +90,7 @@ def at_small_scale(recipe: str, resolved: Resolved) -> Resolved:
 
 def _caps(method: MethodSpec) -> dict[str, float]:
     """Those of a method; one that counts networks gets as many as serve the iterations of the others."""
-    caps = _METHOD | (_SECOND_ORDER if isinstance(method.objective, GradientSpec) else {})
+    caps = _METHOD | _OF_OBJECTIVE.get(method.objective.kind, {})
     if not isinstance(method.models, CountedNetworksSpec):
         return caps
     limits = (cap for path, cap in _METHOD.items() if path.endswith("steps_per_network"))

@@ -238,6 +238,21 @@ class TestIdempotency:
         assert rows(api) == (1, 1, 1)
 
 
+class TestTrajectoriesTooLarge:
+    """Expert files count against a limit before anything is trained."""
+
+    def test_a_job_that_asks_for_too_much_is_refused_and_a_smaller_one_is_not(self, settings: Settings) -> None:
+        small = BODY | {"recipe": "mtt"}
+        with serving(settings.model_copy(update={"max_trajectory_bytes": 2_000_000})) as api:
+            for path in ("/v1/jobs", "/v1/jobs?validate_only=true"):
+                found = problem(api.http.post(path, json=small | {"scale": "paper"}), 422, "validation_failed")
+                assert found["errors"][0]["code"] == "trajectories_too_large"
+                assert "2,000,000" in found["detail"]
+            shown = api.http.post("/v1/jobs?validate_only=true", json=small).json()["estimate"]
+            assert 0 < shown["trajectory_bytes"] <= 2_000_000
+            assert api.http.post("/v1/jobs", json=small).status_code == 202
+
+
 class TestServersAway:
     def test_a_frozen_broker_does_not_slow_submission(self, database_url: str, tmp_path: Path) -> None:
         import socket

@@ -22,6 +22,7 @@ UNTRAINED = {"kind": "pretrained_pool", "training": {"num_epochs": 0}}
 POOL = {"kind": "pretrained_pool", "training": {"num_epochs": 1}}
 PACKED = {"kind": "multi_formation"}
 SPREAD = {"kind": "class_centralization", "network": {"kind": "convnet", "depth": 1}}
+PIECES = {"objective": {"kind": "trajectory"}, "models": {"kind": "expert_segments"}}
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str, tuple[str, ...]]] = [
     ("spread at ipc 1", {"terms": [{"kind": "class_centralization"}]}, {"ipc": 1}, "/method/terms/0",
      ("class_centralization", "ipc is 1", "pixels")),
@@ -71,6 +72,24 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str, tuple[str, ...]]] 
     ("covariance of one basis at a time",
      {"objective": {"kind": "gaussian"}, "parameterization": {"kind": "bases_hallucinators", "num_bases_per_class": 1}}, {},
      "/method/objective/covariance_weight", ("covariance_weight", "bases_hallucinators")),
+    ("a trajectory without pieces", {"objective": {"kind": "trajectory"}}, {}, "/method/models",
+     ("'trajectory'", "'expert_segments'", "fresh_random")),
+    ("pieces without a trajectory", {"models": {"kind": "expert_segments"}}, {}, "/method/models",
+     ("'trajectory'", "'expert_segments'", "mean_feature")),
+    ("pieces longer than the experts",
+     PIECES | {"models": {"kind": "expert_segments", "max_start_epoch": 5, "training": {"num_epochs": 5}}}, {},
+     "/method/models/max_start_epoch", ("max_start_epoch 5", "span_epochs 2", "6 epochs", "training.num_epochs is 5")),
+    ("trajectories of batch norms", PIECES | {"network": {"kind": "convnet", "depth": 1, "norm": "batch"}}, {},
+     "/method/network", ("'trajectory'", "'expert_segments'", "batch norm")),
+    ("learned labels without experts", {"labels": {"kind": "learned"}}, {}, "/method/labels", ("'learned'", "fresh_random")),
+    ("teacher labels without experts", {"labels": {"kind": "teacher"}, "models": QUEUE}, {}, "/method/labels",
+     ("'teacher'", "growing_queue")),
+    ("a start from experts without any", {"init": {"kind": "correctly_classified"}}, {}, "/method/init",
+     ("'correctly_classified'", "fresh_random")),
+    ("labels of untrained networks", {"labels": {"kind": "learned"}, "models": UNTRAINED}, {},
+     "/method/models/training/num_epochs", ("'learned'", "models.training.num_epochs is 0")),
+    ("a learned rate that nothing learns", {}, {"evaluation": {"use_learned_rate": True}}, "/evaluation/use_learned_rate",
+     ("use_learned_rate", "'trajectory'", "mean_feature")),
     ("counting networks of another slot", {"num_networks": 3, "num_iterations": None}, {}, "/method",
      ("num_networks", "fresh_random")),
 ]
@@ -95,6 +114,10 @@ def test_refused(small_spec: Any, method: dict[str, Any], fields: dict[str, Any]
     {"objective": {"kind": "gaussian"}, "parameterization": {"kind": "bases_hallucinators", "hallucinators_per_basis": 2}},
     {"terms": [{"kind": "classification_regulariser"}], "models": QUEUE},
     {"terms": [{"kind": "classification_regulariser"}], "models": POOL},
+    PIECES | {"labels": {"kind": "learned"}, "init": {"kind": "correctly_classified"}},
+    PIECES | {"terms": [{"kind": "class_discriminative"}]},
+    PIECES | {"models": {"kind": "expert_segments", "max_start_epoch": 4, "training": {"num_epochs": 5}}},
+    {"models": POOL, "labels": {"kind": "teacher"}, "init": {"kind": "correctly_classified"}},
 ])
 def test_neighbours_are_allowed(small_spec: Any, method: dict[str, Any]) -> None:
     assert small_spec(ipc=1, method=method).ipc == 1

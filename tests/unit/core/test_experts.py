@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 from core import experts as module
 from core.data.real_set import RealSet
 from core.errors import InvalidInputError
-from core.experts import FromFiles, Pool, TrainedHere, load_pool, save_pool, train_pool
+from core.experts import FromFiles, Pool, TrainedHere, load_first, load_pool, save_pool, train_pool
 from core.networks.network import Forward
 from core.progress import Hooks, Stopped
 from core.run_experts import _Keeper
 from core.specs.augmentation import DSASpec
 from core.specs.experts import PoolSpec, RealTrainingSpec
 from core.specs.network import ConvNetSpec
-from core.specs.requirements import pool_key
+from core.specs.requirements import TRAINING_VERSION, pool_key
 
 pytestmark = pytest.mark.unit
 TRAINING = RealTrainingSpec(num_epochs=2, lr_net=0.1, augmentation=DSASpec(strategy=("crop",)))
@@ -29,6 +29,15 @@ SPEC = PoolSpec(network=ConvNetSpec(width=4, depth=1, norm="batch"), num_network
 @pytest.fixture(scope="module")
 def pool(digits: RealSet) -> Pool:
     return train_pool(SPEC, digits)
+
+
+PLAIN: dict[str, Any] = {"network": ConvNetSpec(width=4, depth=1), "count_forgetting": False}
+KEPT: dict[str, Any] = PLAIN | {"keep_snapshots": True}
+
+
+@pytest.fixture(scope="module")
+def trajectories(digits: RealSet) -> Pool:
+    return train_pool(with_fields(**KEPT), digits)
 
 
 def with_fields(**fields: Any) -> PoolSpec:
@@ -125,8 +134,8 @@ class TestFiles:
         self, pool: Pool, digits: RealSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         save_pool(pool, SPEC, tmp_path / "p")
-        monkeypatch.setattr(module, "TRAINING_VERSION", 2)
-        with pytest.raises(InvalidInputError, match="training_version 1, wanted is 2"):
+        monkeypatch.setattr(module, "TRAINING_VERSION", TRAINING_VERSION + 1)
+        with pytest.raises(InvalidInputError, match=f"training_version {TRAINING_VERSION}, wanted is {TRAINING_VERSION + 1}"):
             load_pool(tmp_path / "p", SPEC, digits)
 
     def test_tensors_that_do_not_fit_are_refused(self, pool: Pool, digits: RealSet, tmp_path: Path) -> None:
@@ -169,6 +178,61 @@ class TestSources:
         assert set(load_file(tmp_path / f"{key}.safetensors")) == {
             "params", "accuracy", "forgetting", "buffers/blocks.0.norm.running_mean", "buffers/blocks.0.norm.running_var",
         }
+
+
+class TestSnapshots:
+    """Weights before training and after each epoch."""
+
+    def test_they_are_copies_of_every_epoch(self, trajectories: Pool, digits: RealSet) -> None:
+        found = trajectories.snapshots
+        assert found is not None
+        assert found.shape == (2, 3, trajectories.net.num_parameters)
+        assert found.dtype == torch.float32
+        distances = torch.cdist(found.flatten(0, 1), found.flatten(0, 1))
+        assert (distances + torch.eye(6) > 0).all()
+        assert torch.equal(found[:, -1], trajectories.params)
+        untrained = train_pool(with_fields(**PLAIN, training=RealTrainingSpec(num_epochs=0)), digits)
+        assert torch.equal(found[:, 0], untrained.params)
+
+    def test_an_epoch_starts_where_the_last_one_ended(self, trajectories: Pool, digits: RealSet) -> None:
+        shorter = with_fields(**KEPT, training=TRAINING.model_copy(update={"num_epochs": 1}))
+        found = train_pool(shorter, digits).snapshots
+        assert found is not None
+        assert trajectories.snapshots is not None
+        assert torch.equal(found, trajectories.snapshots[:, :2])
+
+    def test_they_come_back_from_a_file_and_stay_on_the_host(
+        self, trajectories: Pool, digits: RealSet, tmp_path: Path
+    ) -> None:
+        spec = with_fields(**KEPT)
+        save_pool(trajectories, spec, tmp_path / "p.safetensors")
+        found = load_pool(tmp_path / "p.safetensors", spec, digits)
+        assert found.snapshots is not None
+        assert trajectories.snapshots is not None
+        assert torch.equal(found.snapshots, trajectories.snapshots)
+        assert found.snapshots.device.type == "cpu"
+        with pytest.raises(InvalidInputError, match="has pool"):
+            load_pool(tmp_path / "p.safetensors", with_fields(**PLAIN), digits)
+
+    def test_continuing_after_a_network_gives_the_same_bytes(
+        self, trajectories: Pool, digits: RealSet, tmp_path: Path
+    ) -> None:
+        spec, one = with_fields(**KEPT), with_fields(**KEPT, num_networks=1)
+        kept: list[Pool] = []
+        train_pool(spec, digits, on_network=lambda so_far: kept.append(so_far()))
+        assert [len(pool.params) for pool in kept] == [1, 2]
+        save_pool(kept[0], one, tmp_path / "first")
+        resumed = train_pool(spec, digits, first=load_first(tmp_path / "first", spec, digits))
+        for name, pool in (("whole", trajectories), ("resumed", resumed)):
+            save_pool(pool, spec, tmp_path / name)
+        assert (tmp_path / "whole").read_bytes() == (tmp_path / "resumed").read_bytes()
+
+    def test_a_pool_without_them_is_keyed_as_before(self, digits: RealSet, small_spec: Any) -> None:
+        plain, kept = with_fields(**PLAIN), with_fields(**KEPT)
+        assert "keep_snapshots" not in plain.model_dump(mode="json")
+        dataset, identity = small_spec().dataset, digits.info.identity
+        assert pool_key(plain, dataset, identity, seed=0) != pool_key(kept, dataset, identity, seed=0)
+        assert PoolSpec.model_validate(kept.model_dump(mode="json"), strict=False) == kept
 
 
 class TestCheckpoints:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import BaseModel
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from core.catalogue import dataset_info
@@ -269,12 +270,47 @@ class TestExperts:
         assert code == ExitCode.OK, log
         assert of(ResultLine, lines)
 
+    def test_trajectories_serve_a_whitened_set_with_a_rate_and_labels_of_its_own(
+        self, tmp_path: Path, small_spec: Any, digits_dir: Path
+    ) -> None:
+        spec = small_spec(
+            recipe="datm", scale="small", ipc=1, evaluation={"check_8bit": True},
+            method={
+                "preprocessing": {"kind": "zca"}, "network": {"width": 8}, "num_iterations": 4,
+                "models": {"num_networks": 2, "training": {"num_epochs": 6}}, "optimizer": {"lr_rate": 0.001},
+            },
+        )
+        key, experts = needed_pool(spec)
+        code, lines, log = Child(write_job(tmp_path / "experts", experts, digits_dir)).finish()
+        assert code == ExitCode.OK, log
+        folder = write_job(tmp_path / "distillation", spec, digits_dir)
+        (folder / EXPERTS_DIR).mkdir()
+        shutil.copy(tmp_path / "experts" / "out" / "experts.safetensors", folder / EXPERTS_DIR / f"{key}.safetensors")
+        code, lines, log = Child(folder).finish()
+        assert code == ExitCode.OK, log
+        rate = of(ResultLine, lines)[0].summary["learned_rate"]
+        assert rate != pytest.approx(0.01, rel=1e-6)
+        with safe_open(folder / "out" / "data.safetensors", framework="pt") as file:
+            assert {"images", "labels", "soft_labels", "whitening_mean", "whitening_matrix"} == set(file.keys())
+            assert float(file.metadata()["learned_rate"]) == rate
+            torch.testing.assert_close(file.get_tensor("soft_labels").sum(1), torch.ones(10))
+        report = json.loads((folder / "out" / "report.json").read_text())
+        assert report["budget"]["stored_by_kind"] == {"pixels": 640, "labels": 100, "rate": 1}
+        assert report["budget"]["over_budget"]
+
+    def test_trajectories_that_are_too_large_are_not_made(self, tmp_path: Path, small_spec: Any, digits_dir: Path) -> None:
+        _, experts = needed_pool(small_spec(recipe="mtt", scale="small"))
+        code, lines, _ = Child(write_job(tmp_path, experts, digits_dir, max_trajectory_bytes=1000)).finish()
+        assert code == ExitCode.BAD_SPEC
+        assert "this installation allows 1,000" in only_error(lines).message
+        assert not of(ProgressLine, lines)
+
     def test_finished_networks_survive_sigterm_and_the_bytes_are_the_same(
         self, tmp_path: Path, small_spec: Any, digits_dir: Path
     ) -> None:
         training = {"num_epochs": 20, "batch_size": 64}
         method = pool_method(num_networks=4, training=training) | {"network": {"width": 8}}
-        _, spec = needed_pool(small_spec(method=method), count_forgetting=True)
+        _, spec = needed_pool(small_spec(method=method), count_forgetting=True, keep_snapshots=True)
         code, _, log = Child(write_job(tmp_path / "whole", spec, digits_dir)).finish()
         assert code == ExitCode.OK, log
 

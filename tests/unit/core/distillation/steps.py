@@ -23,6 +23,8 @@ NUM_CLASSES, IPC, NUM_REAL = 10, 3, 5
 class Stored:
     """A synthetic set as it is, IPC images per class."""
 
+    num_variants = 1
+
     def __init__(self, images: Tensor) -> None:
         self.images = images
 

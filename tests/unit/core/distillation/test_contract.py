@@ -45,9 +45,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "bases_hallucinators": {"num_hallucinators": 2},
     "herding": {"training": {"num_epochs": 1}}, "k_center": {"training": {"num_epochs": 1}},
     "forgetting": {"training": {"num_epochs": 2}}, "representative": {"real_batch_per_class": 6, "refresh_every": 3},
+    "expert_segments": {
+        "num_networks": 2, "training": {"num_epochs": 2}, "span_epochs": 1, "max_start_epoch": 2, "initial_max_start_epoch": 1,
+        "growth_iterations": 2,
+    },
+    "trajectory": {"num_steps": 3, "batch_size": 8, "lr_net": 0.1},
     "uniform": {"real_batch_per_class": 6}, "convnet": {"width": 8, "depth": 1}, "mlp": {"width": 16},
 }
 """Fields that make a kind small enough for a test."""
+TRAJECTORIES = {"objective": "trajectory", "models": "expert_segments"}
+"""Two kinds that need each other."""
 TOO_LARGE = {"resnet18_dc", "alexnet", "vgg11", "resnet10_idc", "resnet18_idc", "densenet_idc", "densenet121", "lenet"}
 """Networks whose own tests look at them; on 8 x 8 pixels most have nothing left to pool."""
 
@@ -72,9 +79,10 @@ def test_unions_are_found() -> None:
     found = {slot: [k.__name__ for _, k in group] for slot, group in itertools.groupby(KINDS, key=lambda pair: pair[0])}
     assert set(found) == set(SLOTS)
     assert {"DSASpec", "IDCAugmentationSpec", "NoAugmentationSpec"} <= set(found["augmentation"])
-    assert len(found["objective"]) == 5
+    assert len(found["objective"]) == 6
     assert len(found["terms"]) == 7
-    assert len(found["models"]) == 6
+    assert len(found["models"]) == 7
+    assert {"HardLabelsSpec", "LearnedLabelsSpec", "TeacherLabelsSpec"} == set(found["labels"])
 
 
 @pytest.fixture(params=KINDS, ids=[f"{slot}-{kind_of(kind)}" for slot, kind in KINDS])
@@ -86,6 +94,10 @@ def spec(request: pytest.FixtureRequest, small_spec: Any) -> DistillationSpec:
         method["models"] = {"kind": "pretrained_pool"} | SMALL["pretrained_pool"]
     if name == "adversarial_contrast":
         method["parameterization"] = {"kind": "bases_hallucinators"} | SMALL["bases_hallucinators"]
+    if name in {"trajectory", "expert_segments", "learned", "teacher", "correctly_classified"}:
+        method |= {slot: {"kind": kind} | SMALL[kind] for slot, kind in TRAJECTORIES.items()}
+        method |= {"labels": choice if slot == "labels" else {"kind": "learned"}}
+        method |= {"optimizer": {"lr_rate": 0.01, "lr_label": 1.0}}
     found: DistillationSpec = small_spec(method=method)
     return found
 
@@ -111,7 +123,8 @@ class TestEveryKind:
         assert (step.syn.images.grad.flatten(1).abs().sum(1) > 0).all()
         assert step.weights.params.grad is None
         assert not step.weights.params.requires_grad
-        learned = [t for part in parts.parts().values() for ts in part.parameters().values() for t in ts]
+        behind_the_leaves = [parts.parameterization, parts.labels]
+        learned = [t for part in behind_the_leaves for ts in part.parameters().values() for t in ts]
         assert all(t.grad is None for t in learned)
         engine._pull_back(decoded, step.syn)
         assert any(t.grad is not None and t.grad.abs().sum() > 0 for t in learned)
@@ -132,8 +145,13 @@ class TestEveryKind:
         assert result.images.dtype == torch.float32
         assert result.images.device == digits.device
         assert result.images.shape[1:] == digits.images.shape[1:]
-        assert len(result.labels) == len(result.images)
-        assert sum(result.storage.values()) <= 10 * spec.ipc * 64
+        assert len(result.labels) == len(result.images) == len(result.classes)
+        assert result.classes.equal(result.classes.sort().values)
+        if result.labels.is_floating_point():
+            torch.testing.assert_close(result.labels.sum(1), torch.ones(len(result.images)))
+            assert result.storage["labels"] == result.labels.numel()
+        assert (result.learned_rate is not None) == (spec.method.objective.kind == "trajectory")
+        assert sum(count for kind, count in result.storage.items() if kind not in {"labels", "rate"}) <= 10 * spec.ipc * 64
         assert not torch.equal(result.images, result.initial)
 
     def test_resume_equals_uninterrupted(self, spec: DistillationSpec, digits: RealSet, experts: TrainedHere) -> None:

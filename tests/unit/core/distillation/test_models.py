@@ -20,6 +20,7 @@ from core.progress import Hooks, Record
 from core.specs.experts import PoolSpec, RealTrainingSpec
 from core.specs.models import DynamicBilevelSpec, GrowingQueueSpec
 from core.specs.network import ConvNetSpec
+from tests.unit.core.distillation.steps import Stored
 
 pytestmark = pytest.mark.unit
 
@@ -155,6 +156,8 @@ class TestDynamicBilevel:
         models._read = read  # type: ignore[method-assign]
 
         class Step:
+            parameterization = Stored(torch.zeros(1, 1, 8, 8))
+
             def fresh(self, draw: Any, name: str) -> tuple[torch.Tensor, torch.Tensor]:
                 return torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64)
 

@@ -32,6 +32,7 @@ SLOTS: dict[str, dict[str, Any]] = {
         "gradient": {"kind": "gradient"},
         "summed gradient": {"kind": "gradient", "grouping": "summed", "summed_from_step": 1, "feature_weight": 0.1},
         "convolutions": {"kind": "gradient", "distance": "squared", "parameters": "convolutions"},
+        "trajectory": {"kind": "trajectory", "num_steps": 2, "batch_size": 4},
     },
     "terms": {
         "none": [],
@@ -50,6 +51,9 @@ SLOTS: dict[str, dict[str, Any]] = {
         "dynamic_bilevel": {"kind": "dynamic_bilevel", "window": 2, "max_epochs": 1, "num_watched": 2},
         "trained_on_synthetic": {"kind": "trained_on_synthetic", "steps_per_network": 2, "num_epochs": 1},
         "trained_on_real": {"kind": "trained_on_real", "steps_per_network": 2, "num_images": 16},
+        "expert_segments": {
+            "kind": "expert_segments", "num_networks": 1, "span_epochs": 1, "max_start_epoch": 1, **TRAINED,
+        },
     },
     "parameterization": {
         "pixels": {"kind": "pixels"}, "unit pixels": {"kind": "pixels", "space": "unit"},
@@ -63,9 +67,11 @@ SLOTS: dict[str, dict[str, Any]] = {
             "kind": "representative", "real_batch_per_class": 6, "num_candidates": 20, "weighting": "cluster_size",
         },
     },
+    "labels": {name: {"kind": name} for name in ("hard", "learned", "teacher")},
     "augmentation": {name: {"kind": name} for name in ("dsa", "idc", "none")},
     "init": {
         "random": {"kind": "random"}, "noise": {"kind": "noise"}, "k_means": {"kind": "k_means"},
+        "correctly_classified": {"kind": "correctly_classified"},
         **{name: {"kind": name, **TRAINED} for name in ("herding", "k_center", "forgetting")},
     },
     "network": {
@@ -74,6 +80,10 @@ SLOTS: dict[str, dict[str, Any]] = {
     },
     "ipc": {"1": 1, "2": 2},
 }
+UNTRAINED = ("fresh_random", "growing_queue", "dynamic_bilevel", "trained_on_synthetic", "trained_on_real")
+"""Kinds of models without a pool."""
+TOGETHER = {"trajectory": {"models": "expert_segments"}, "expert_segments": {"objective": "trajectory"}}
+"""Kinds that need one another."""
 Combination = dict[str, str]
 Pair = tuple[tuple[str, str], tuple[str, str]]
 REFUSED: set[Pair] = {
@@ -88,6 +98,14 @@ REFUSED: set[Pair] = {
     (("terms", "adversarial_contrast"), ("parameterization", "unit pixels")),
     (("terms", "adversarial_contrast"), ("parameterization", "multi_formation")),
     (("terms", "adversarial_contrast"), ("parameterization", "time")),
+    (("terms", "classification_regulariser"), ("models", "expert_segments")),
+    (("objective", "trajectory"), ("terms", "classification_regulariser")),
+    (("objective", "trajectory"), ("network", "batch")),
+    (("models", "expert_segments"), ("network", "batch")),
+    *((("objective", "trajectory"), ("models", name)) for name in SLOTS["models"] if name != "expert_segments"),
+    *((("objective", name), ("models", "expert_segments")) for name in SLOTS["objective"] if name != "trajectory"),
+    *((("models", name), ("labels", kind)) for name in UNTRAINED for kind in ("learned", "teacher")),
+    *((("models", name), ("init", "correctly_classified")) for name in UNTRAINED),
 }
 """Pairs of kinds that mean nothing together; with ipc 1 and stored pixels there are triples, too."""
 
@@ -133,7 +151,10 @@ def covering() -> tuple[tuple[Combination, ...], frozenset[Pair]]:
         pair = min(missing - impossible)
         best: Combination | None = None
         for _ in range(60):
-            choice = {slot: draw.choice(list(kinds)) for slot, kinds in SLOTS.items()} | dict(pair)
+            choice = {slot: draw.choice(list(kinds)) for slot, kinds in SLOTS.items()}
+            for _, kind in pair:
+                choice |= TOGETHER.get(kind, {})
+            choice |= dict(pair)
             if is_legal(tuple(choice.items())) and (
                 best is None or len(missing & set(pairs_of(choice))) > len(missing & set(pairs_of(best)))
             ):
@@ -157,8 +178,9 @@ def test_exactly_the_known_pairs_are_refused() -> None:
 
 @pytest.mark.parametrize("pair", sorted(REFUSED), ids=lambda pair: f"{pair[0][1]}-{pair[1][1]}")
 def test_refusal_names_both_fields(pair: Pair) -> None:
-    plain = {slot: next(iter(kinds)) for slot, kinds in SLOTS.items()} | {"ipc": "2"}
     (first, x), (second, y) = pair
+    plain = {slot: next(iter(kinds)) for slot, kinds in SLOTS.items()} | {"ipc": "2"}
+    plain |= TOGETHER.get(x, {}) | TOGETHER.get(y, {})
     with pytest.raises(SpecError) as caught:
         specification(plain | {first: x, second: y})
     (problem,) = caught.value.problems

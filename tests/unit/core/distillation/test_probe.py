@@ -15,7 +15,7 @@ from core.distillation.engine import Engine
 from core.errors import DeviceMemoryError, HostMemoryError
 from core.experts import TrainedHere
 from core.progress import Hooks, Record
-from core.specs.estimate import GRAPH_COPIES
+from core.specs.estimate.memory import GRADIENT_VECTORS, GRAPH_COPIES, PATH_VECTORS, SECOND_ORDER
 
 pytestmark = pytest.mark.unit
 
@@ -51,6 +51,24 @@ def test_a_step_that_does_not_fit_is_cut_with_equal_gradient(digits: RealSet, sm
     assert torch.allclose(whole.decoded()[0], cut.decoded()[0], atol=1e-5)
 
 
+@pytest.mark.parametrize(("mode", "copies"), [("adjoint", 2), ("unrolled", 6)])
+def test_a_trajectory_keeps_the_graph_of_one_batch_or_of_all_steps(
+    mode: str, copies: int, digits: RealSet, small_spec: Any
+) -> None:
+    engine = engine_of(
+        digits, small_spec, objective={"kind": "trajectory", "num_steps": 3, "batch_size": 7, "gradient_mode": mode},
+        models={
+            "kind": "expert_segments", "num_networks": 1, "training": {"num_epochs": 1}, "span_epochs": 1, "max_start_epoch": 1,
+        },
+    )
+    assert engine.smallest_chunk() == 7
+    assert probe.bytes_per_image(engine) == 4 * GRAPH_COPIES * copies * engine.parts.net.activations_per_image
+    assert probe.bytes_per_step(engine) == 4 * (3 + PATH_VECTORS) * engine.parts.net.num_parameters
+    before = bytes_of(engine)
+    probe.probe(engine)
+    assert bytes_of(engine) == before
+
+
 def test_features_of_real_images_count(digits: RealSet, small_spec: Any) -> None:
     plain, layers = engine_of(digits, small_spec), engine_of(digits, small_spec, objective={"kind": "layerwise_feature"})
     net = plain.parts.net  # one block of width 8 on 8 x 8 pixels
@@ -70,7 +88,7 @@ def test_networks_of_a_term_count(digits: RealSet, small_spec: Any) -> None:
 def test_a_gradient_that_is_differentiated_again_counts(digits: RealSet, small_spec: Any) -> None:
     engine = engine_of(digits, small_spec, objective={"kind": "gradient"})
     net = engine.parts.net
-    graph, gradient = probe.SECOND_ORDER_COPIES * net.activations_per_image, probe.GRADIENT_COPIES * net.num_parameters / 2
+    graph, gradient = GRAPH_COPIES * SECOND_ORDER * net.activations_per_image, GRADIENT_VECTORS * net.num_parameters / 2
     assert probe.bytes_per_image(engine) == 4 * (graph + gradient)
     assert engine.smallest_chunk() == 2
     summed = engine_of(digits, small_spec, objective={"kind": "gradient", "grouping": "summed"})
@@ -96,10 +114,10 @@ def test_the_decoder_counts(digits: RealSet, small_spec: Any) -> None:
     packed = {"kind": "bases_hallucinators", "num_bases_per_class": 1, "num_hallucinators": 2}
     engine = engine_of(digits, small_spec, parameterization=packed)
     assert engine.num_virtual == 10  # each basis through one of its hallucinators
-    assert probe.decoder_bytes(engine) == 4 * 10 * (64 + 3 * 36)
-    assert probe.decoder_bytes(engine_of(digits, small_spec)) == 0
+    assert probe.bytes_per_step(engine) == 4 * 10 * (64 + 3 * 36)
+    assert probe.bytes_per_step(engine_of(digits, small_spec)) == 0
     with pytest.raises(HostMemoryError):
-        probe._fit_host(engine, free=int(probe.decoder_bytes(engine) / probe.SHARE))
+        probe._fit_host(engine, free=int(probe.bytes_per_step(engine) / probe.SHARE))
 
 
 def test_a_class_that_does_not_fit_is_refused(digits: RealSet, small_spec: Any) -> None:

@@ -91,7 +91,7 @@ class TestOnSynthetic:
         net = build_network(NETWORK, digits.info)
         spec = TrainedOnSyntheticSpec(num_epochs=2, batch_size=8, lr_net=0.1)
         training = TrainingOnSynthetic(
-            spec, net, Identity(), seed=0, device=digits.device, num_iterations=10, num_virtual=30
+            spec, net, Identity(), seed=0, device=digits.device, num_iterations=10, num_images=30
         )
         step = step_for([], digits, net=net)
         images, labels = step.syn.images.detach(), step.syn.labels
@@ -118,7 +118,7 @@ class TestOnSynthetic:
 
         training = TrainingOnSynthetic(
             TrainedOnSyntheticSpec(num_epochs=1, batch_size=8), net, Recording(), seed=0, device=digits.device,
-            num_iterations=10, num_virtual=30,
+            num_iterations=10, num_images=30,
         )
         step = step_for([], digits, net=net)
         training.train(training.start(0), per_class_set(step))
@@ -189,7 +189,7 @@ def test_networks_of_both_start_alike(digits: RealSet) -> None:
     net = build_network(NETWORK, digits.info)
     on_real = TrainingOnReal(TrainedOnRealSpec(), net, digits, Identity(), 5, num_iterations=10)
     on_synthetic = TrainingOnSynthetic(
-        TrainedOnSyntheticSpec(), net, Identity(), 5, device=digits.device, num_iterations=10, num_virtual=30
+        TrainedOnSyntheticSpec(), net, Identity(), 5, device=digits.device, num_iterations=10, num_images=30
     )
     expected = net.init(rng(5, "network", 3))
     assert torch.equal(on_real.start(3).params, expected)

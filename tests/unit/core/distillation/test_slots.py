@@ -159,6 +159,12 @@ class TestMerge:
         b = Plan(syn=(Draw("all"), Draw()), real=Draw("per_class", 9), taps=("block1", "flat"), separable=False)
         assert merge([a, b]) == Plan((Draw(), Draw("all")), Draw("per_class", 9), ("block1", "flat"), False)
 
+    def test_graphs_add_up_to_the_largest(self) -> None:
+        whole, steps = Plan(), Plan(syn=(Draw("all"),), graph_images=40, graph_copies=2.0)
+        assert (merge([steps]).graph_images, merge([steps]).graph_copies) == (40, 2.0)
+        assert (merge([whole, steps]).graph_images, merge([whole, steps]).graph_copies) == (0, 2.0)
+        assert merge([steps, whole]).per_class == Draw()
+
     def test_refuses_real_images_in_two_forms(self) -> None:
         with pytest.raises(ValueError, match="different forms"):
             merge([Plan(real=Draw()), Plan(real=Draw("all"))])

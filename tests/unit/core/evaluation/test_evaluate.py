@@ -12,6 +12,7 @@ from core.distillation.distil import distil
 from core.distillation.parameterizations.multi_formation import MultiFormation
 from core.distillation.parameterizations.pixels import Pixels
 from core.distillation.randomness import rng
+from core.errors import InvalidInputError
 from core.evaluation import evaluate as module
 from core.evaluation.evaluate import ACCURACY_SERIES, LOSS_SERIES, units
 from core.evaluation.held_out import HELD_OUT_SERIES, HeldOut
@@ -62,6 +63,38 @@ class TestEvaluate:
         spec = small_spec(evaluation={"num_epochs": 30}).evaluation
         distilled, eight_bit, _ = evaluate(spec, digits, *random_set, ipc=2, seed=0)
         assert eight_bit.accuracies == distilled.accuracies
+
+    def test_the_distilled_set_trains_at_the_rate_learned_with_it(
+        self, digits: RealSet, small_spec: Any, random_set: Any
+    ) -> None:
+        plain = small_spec(evaluation={"num_epochs": 4, "lr_net": 0.01}).evaluation
+        learned = plain.model_copy(update={"use_learned_rate": True})
+        at = plain.model_copy(update={"lr_net": 0.2})
+        records = {name: Record() for name in ("plain", "learned", "at", "unused")}
+        evaluate(plain, digits, *random_set, ipc=2, seed=0, record=records["plain"])
+        evaluate(plain, digits, *random_set, ipc=2, seed=0, record=records["unused"], learned_rate=0.2)
+        evaluate(learned, digits, *random_set, ipc=2, seed=0, record=records["learned"], learned_rate=0.2)
+        evaluate(at, digits, *random_set, ipc=2, seed=0, record=records["at"])
+        of = {name: record.units for name, record in records.items()}
+        assert of["unused"] == of["plain"]
+        for key in ("distilled/0", "distilled/1", "distilled_8bit/0"):
+            assert of["learned"][key] == of["at"][key] != of["plain"][key]
+        assert of["learned"]["random/0"] == of["plain"]["random/0"]
+
+    def test_a_missing_rate_is_refused(self, digits: RealSet, small_spec: Any, random_set: Any) -> None:
+        spec = small_spec().evaluation.model_copy(update={"use_learned_rate": True})
+        with pytest.raises(InvalidInputError, match="use_learned_rate"):
+            evaluate(spec, digits, *random_set, ipc=2, seed=0)
+
+    def test_soft_labels_are_what_networks_learn(self, digits: RealSet, small_spec: Any, random_set: Any) -> None:
+        spec = small_spec(evaluation={"num_epochs": 30, "num_eval": 1, "check_8bit": False, "random_draws": 0}).evaluation
+        images, labels = random_set
+        hard, one_hot = Record(), Record()
+        evaluate(spec, digits, images, labels, ipc=2, seed=0, record=hard)
+        evaluate(spec, digits, images, torch.nn.functional.one_hot(labels, 10).float(), ipc=2, seed=0, record=one_hot)
+        assert one_hot.units == hard.units
+        (shifted,) = evaluate(spec, digits, images, torch.nn.functional.one_hot((labels + 1) % 10, 10).float(), ipc=2, seed=0)
+        assert shifted.mean < 0.5 * hard.units["distilled/0"]
 
     def test_does_not_repeat_finished_units(self, digits: RealSet, small_spec: Any, random_set: Any) -> None:
         spec = small_spec().evaluation
@@ -271,6 +304,17 @@ class TestHeldOut:
         assert [at for at, _ in record.series[HELD_OUT_SERIES]] == [2, 4]
         held_out(4, result.engine.decoded, record, Hooks())
         assert len(record.series[HELD_OUT_SERIES]) == 2
+
+    def test_watches_at_the_learned_rate(self, digits_dir: Path, small_spec: Any) -> None:
+        spec = small_spec(dataset={"held_out_fraction": 0.2}, evaluation={"held_out_every_iterations": 2})
+        learned = spec.evaluation.model_copy(update={"use_learned_rate": True})
+        fixed = spec.evaluation.model_copy(update={"lr_net": 0.2})
+        data = RealSet.load(digits_dir, dataset_info("digits"), device=torch.device("cpu"), held_out_fraction=0.2)
+        records = [Record(), Record()]
+        for protocol, record in zip((learned, fixed), records, strict=True):
+            watch = HeldOut(protocol, data, num_images=20, num_iterations=4, seed=0)
+            watch(2, lambda: random_selection(data, 2, 0, 0), record, Hooks(), learned_rate=lambda: 0.2)
+        assert records[0].series == records[1].series
 
     def test_never_by_default(self, digits: RealSet, small_spec: Any) -> None:
         record = Record()

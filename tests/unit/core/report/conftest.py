@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from core.catalogue import DatasetInfo, dataset_info
 from core.report.build import write_artifacts
-from core.report.outcome import Outcome, Score
+from core.report.outcome import Outcome, Score, Whitened
 from core.specs.job import DistillationSpec, JobRequest
 from core.specs.resolve import resolve
 
@@ -110,6 +110,33 @@ def hundred() -> Outcome:
 def paper() -> Outcome:
     """A job at paper scale, whose accuracy the literature also gives."""
     return outcome_of(spec_for("cifar10", 10, scale="paper"), dataset_info("cifar10"), colour_images(10, 10, 32), warnings=())
+
+
+@pytest.fixture(scope="session")
+def learned(digits: Outcome) -> Outcome:
+    """Digits with soft labels and a rate that were learned with them."""
+    logits = np.random.default_rng(2).normal(size=(30, 10)).astype(np.float32)
+    soft = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    spec = spec_for("digits", 3, recipe="datm")
+    return dataclasses.replace(digits, spec=spec, soft_labels=soft.astype(np.float32), learned_rate=0.0123)
+
+
+@pytest.fixture(scope="session")
+def whitened(digits: Outcome) -> Outcome:
+    """Whitened digits."""
+    import torch
+
+    from core.data.preprocessing import Whitening
+
+    originals = torch.from_numpy(digit_images(20))
+    space = Whitening(originals, 0.1)
+    images = space.of_bytes(originals[:30]) + 0.1
+    pixels = (space.inverse(images) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+    what = Whitened(space.mean.numpy(), space.matrix.numpy(), pixels, originals[:30].numpy())
+    method = {"preprocessing": {"kind": "zca"}}
+    return dataclasses.replace(
+        digits, spec=spec_for("digits", 3, method=method), images=images.numpy(), whitened=what, initial_images=images.numpy()
+    )
 
 
 @pytest.fixture(scope="session")

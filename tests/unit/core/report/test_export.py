@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,3 +145,50 @@ class TestParquet:
             for cell in table.column("image").to_pylist():
                 assert archive.read(cell["path"]) == cell["bytes"]
         assert json.loads(table.schema.metadata[b"distill"])["std"] == [0.376]
+
+
+class TestLearned:
+    """The rate and the soft labels travel with every form of the set."""
+
+    def test_every_file_says_the_rate(self, learned: Outcome, digits: Outcome, written: Write) -> None:
+        out = written(learned)
+        with safe_open(out / "data.safetensors", framework="numpy") as file:
+            assert file.metadata()["learned_rate"] == "0.0123"
+            assert np.array_equal(file.get_tensor("soft_labels"), learned.soft_labels)
+            assert np.array_equal(file.get_tensor("labels"), learned.labels)
+        assert json.loads(pq.read_schema(out / "data.parquet").metadata[b"distill"])["learned_rate"] == 0.0123
+        with zipfile.ZipFile(out / "images.zip") as archive:
+            assert json.loads(archive.comment)["learned_rate"] == 0.0123
+        report, manifest = (json.loads((out / name).read_text()) for name in ("report.json", "manifest.json"))
+        assert (report["learned_rate"], report["labels"]) == (0.0123, "soft")
+        assert manifest["training"]["learned_rate"] == 0.0123
+        plain = json.loads((written(digits) / "manifest.json").read_text())
+        assert plain["training"] == {"learned_rate": None, "soft_labels": None}
+
+    def test_the_archive_lists_soft_labels_by_path(self, learned: Outcome, written: Write) -> None:
+        assert learned.soft_labels is not None
+        with zipfile.ZipFile(written(learned) / "images.zip") as archive:
+            rows = [line.split(",") for line in archive.read("soft_labels.csv").decode().splitlines()]
+            assert [row[0] for row in rows] == [name for name in archive.namelist() if name.endswith(".png")]
+        assert np.array_equal(np.array([row[1:] for row in rows], np.float32), learned.soft_labels)
+
+    def test_sets_without_them_have_neither(self, digits: Outcome, written: Write) -> None:
+        with safe_open(written(digits) / "data.safetensors", framework="numpy") as file:
+            assert set(file.keys()) == {"images", "labels"}
+            assert "learned_rate" not in file.metadata()
+        with zipfile.ZipFile(written(digits) / "images.zip") as archive:
+            assert all(name.endswith(".png") for name in archive.namelist())
+
+
+def test_a_whitened_set_brings_its_matrix_and_shows_what_was_evaluated(whitened: Outcome, written: Write) -> None:
+    assert whitened.whitened is not None
+    out = written(whitened)
+    with safe_open(out / "data.safetensors", framework="numpy") as file:
+        assert np.array_equal(file.get_tensor("whitening_matrix"), whitened.whitened.matrix)
+        assert np.array_equal(file.get_tensor("whitening_mean"), whitened.whitened.mean)
+        assert "mean" not in file.metadata()
+    with zipfile.ZipFile(out / "images.zip") as archive:
+        shown = [np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in archive.namelist()]
+    assert np.array_equal(np.stack(shown)[:, None], whitened.whitened.pixels)
+    normalisation = json.loads((out / "manifest.json").read_text())["normalisation"]
+    assert normalisation["spec"] == {"kind": "zca", "version": 1, "epsilon": 0.1}

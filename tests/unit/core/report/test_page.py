@@ -170,10 +170,21 @@ class TestContent:
         assert "Showing the first 10 of 12 images of each class." in page.text
 
 
+def programs(outcome: Outcome) -> dict[str, str]:
+    return snippets(outcome.info, soft=outcome.soft_labels is not None, whitened=outcome.whitened is not None)
+
+
+def test_learned_things_are_shown(learned: Outcome, whitened: Outcome, written: Write) -> None:
+    _, page = page_of(learned, written)
+    assert "0.0123, used in the evaluation" in page.text
+    assert "soft, learned" in page.text
+    assert "whitening_matrix" in page_of(whitened, written)[1].text
+
+
 class TestSnippets:
     """The programs of the page run as they stand, and give the right numbers."""
 
-    @pytest.fixture(params=["digits", "colour"])
+    @pytest.fixture(params=["digits", "colour", "learned", "whitened"])
     def outcome(
         self, request: pytest.FixtureRequest, written: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> Outcome:
@@ -181,17 +192,21 @@ class TestSnippets:
         text, page = page_of(found, written)
         shown = re.findall(r'<pre class="load"', text)
         assert len(shown) == 3
-        assert all(program in page.text for program in snippets(found.info).values())
+        assert all(program in page.text for program in programs(found).values())
         shutil.copytree(written(found), tmp_path / "out")
         monkeypatch.chdir(tmp_path / "out")
         return found
 
     def run(self, outcome: Outcome, form: str) -> dict[str, Any]:
         names: dict[str, Any] = {}
-        exec(snippets(outcome.info)[form], names)
+        exec(programs(outcome)[form], names)
         return names
 
     def expected(self, outcome: Outcome) -> np.ndarray[Any, Any]:
+        what = outcome.whitened
+        if what is not None:
+            flat = what.pixels.reshape(len(what.pixels), -1) / np.float32(255)
+            return np.asarray((flat - what.mean) @ what.matrix).reshape(what.pixels.shape)
         return normalised(to_8bit(outcome.images, outcome.info.mean, outcome.info.std), outcome.info)
 
     def test_parquet(self, outcome: Outcome, hub: Path) -> None:
@@ -200,11 +215,15 @@ class TestSnippets:
         np.testing.assert_allclose(names["images"], self.expected(outcome), rtol=0, atol=1e-5)
         assert names["labels"].tolist() == outcome.labels.tolist()
         assert names["names"] == list(outcome.info.classes)
+        if outcome.soft_labels is not None:
+            assert np.array_equal(names["soft_labels"], outcome.soft_labels)
 
     def test_safetensors(self, outcome: Outcome) -> None:
         names = self.run(outcome, "safetensors")
         assert np.array_equal(names["images"], outcome.images)
         assert np.array_equal(names["labels"], outcome.labels)
+        if outcome.soft_labels is not None:
+            assert np.array_equal(names["soft_labels"], outcome.soft_labels)
 
     def test_folder(self, outcome: Outcome) -> None:
         import core.data.vision  # noqa: F401 - makes torchvision load beside a CPU build of torch

@@ -8,7 +8,7 @@ from core.catalogue import dataset_info
 from core.specs.methods.add_ons import dm_mim4dd, factorized, haba_dm, informed
 from core.specs.methods.common import Resolved
 from core.specs.methods.distribution_matching import dm, dsdm, iid_idm, m3d
-from core.specs.recipes import capped_for
+from core.specs.methods.small import at_small_scale
 from core.specs.storage import bases_per_class
 from core.specs.synthetic import BasesHallucinatorsSpec
 from core.specs.terms import AdversarialContrastSpec, MutualInformationSpec
@@ -60,8 +60,8 @@ def test_haba_fills_the_budget(ipc: int, bases: int) -> None:
 
 
 def test_small_scale_caps_what_the_base_caps() -> None:
-    plain = capped_for("small", dm(INFO, 10))
+    plain = at_small_scale("dm", dm(INFO, 10))
     for made in (haba_dm, dm_mim4dd):
-        found = capped_for("small", made(INFO, 10))
+        found = at_small_scale(made.__name__, made(INFO, 10))
         assert found.capped == plain.capped
         assert found.method.max_iterations == 300
