@@ -130,7 +130,7 @@ class TestRecipes:
         assert isinstance(objective, TrajectorySpec)
         assert (models.num_networks, models.training.num_epochs, objective.num_steps) == (5, 8, 10)
         assert objective.batch_size <= 40
-        assert spec.method.num_iterations == 300
+        assert (spec.method.num_iterations, models.span_epochs) == (250, 1)
         assert required_pools(spec) == required_pools(job("mtt", "fashion-mnist", ipc, scale="small"))
         paper = RECIPES[recipe].build(dataset_info("fashion-mnist"), ipc).method
         assert spec.method.optimizer.lr_img == min(1000.0, paper.optimizer.lr_img)
