@@ -13,9 +13,9 @@ With g the gradient of the mean cross-entropy of a group with respect to the net
 
 The synthetic set learns through the second derivative. A class's real images count by their shares where the selection gives
 any, and its synthetic labels may be soft. All classes are matched at once; the published code runs through them one by one.
-Batch norms are frozen, as in the published code, at the running statistics after one training pass over 16 real images of
-each class; deviation: the pass starts from the network's own statistics each time and does not move them for later steps.
-Deviation: the feature distance of IDC's option is taken in training mode where a network has batch norms.
+Batch norms are frozen, as in DC's published code, at the running statistics after one training pass over 16 real images of
+each class. Deviations: the pass starts from the network's own statistics each time and does not move them for later steps;
+they are frozen with IDC's choices, too, whose code leaves them in training mode, except for its feature distance.
 Shapes: G groups (classes, or one for all), K classes, P weights, R rows of E entries of a tensor.
 """
 

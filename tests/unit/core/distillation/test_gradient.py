@@ -279,6 +279,19 @@ class TestObjective:
         expected = plain.value(step) + 2.0 * (real.mean(1) - syn.mean(1)).square().sum(1)
         torch.testing.assert_close(with_features.value(step), expected)
 
+    def test_soft_labels_of_the_set_are_matched_and_learned(self, digits: RealSet) -> None:
+        net = small_net(digits)
+        loss = Gradient(GradientSpec(distance="squared", parameters="all"), net)
+        step = step_for([loss], digits, net=net)
+        hard = loss.value(step).detach()
+        labels = F.one_hot(step.syn.labels, NUM_CLASSES).float().requires_grad_()
+        step.syn = step.syn.__class__(step.syn.images, labels, step.syn.classes, step.syn.rows, step.syn.draws)
+        soft = loss.value(step)
+        torch.testing.assert_close(soft.detach(), hard)
+        soft.sum().backward()
+        assert labels.grad is not None
+        assert (labels.grad.abs().sum(1) > 0).all()
+
     def test_weights_get_no_gradient(self, digits: RealSet) -> None:
         loss = Gradient(GradientSpec(), small_net(digits))
         step = step_for([loss], digits)
