@@ -210,10 +210,8 @@ def _peak_memory(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> i
     syn = decoded_per_class(spec.method.parameterization, spec.ipc) * info.num_classes
     data = (sum(info.train_per_class) + sum(info.test_per_class)) * info.scalars_per_image
     objective = spec.method.objective
-    graph = 4 * GRAPH_COPIES * cost.activations * min(syn, worker.graph_images)
-    if isinstance(objective, GradientSpec):
-        together = syn if objective.grouping == "summed" else min(syn, worker.graph_images)  # summed classes are not cut
-        graph = 4 * SECOND_ORDER_COPIES * cost.activations * together
+    copies = SECOND_ORDER_COPIES if isinstance(objective, GradientSpec) else GRAPH_COPIES
+    graph = 4 * copies * cost.activations * min(syn, worker.graph_images)
     if isinstance(objective, LayerwiseFeatureSpec) and spec.method.max_iterations:
         graph += 4 * cost.activations * _num_real(spec, info)  # the layers of the real images, which the loss looks at together
     networks = [spec.evaluation.network, *spec.evaluation.cross_networks]

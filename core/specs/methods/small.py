@@ -39,7 +39,7 @@ _METHOD: dict[str, float] = {
     "terms.*.network.width": 8,
     "init.training.num_epochs": 3,
 }
-_SECOND_ORDER: dict[str, float] = {"selection.real_batch_per_class": 32, "parameterization.max_per_class": 20}
+_SECOND_ORDER: dict[str, float] = {"selection.real_batch_per_class": 32, "parameterization.max_per_class": 16}
 """Matching gradients takes about three times as long for each image as matching features does."""
 
 _EVALUATION: dict[str, float] = {
