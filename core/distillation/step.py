@@ -129,6 +129,10 @@ class Step:
         labels = self.labels.targets(rows.reshape(-1), classes)
         return images.detach().unflatten(0, rows.shape), labels.detach().unflatten(0, rows.shape)
 
+    def whole(self) -> Step:
+        """All classes of the iteration that this step is cut from; nothing that was computed for some of them is kept."""
+        return replace(self, start=0, stop=self.data.num_classes, _augmented={}, _features={})
+
     def chunks(self, limit: int) -> Iterator[Step]:
         """This step cut into runs of classes with at most `limit` synthetic images each; itself when it must stay whole."""
         if not self.plan.separable or self.forward.mixes_images or any(d.kind != "per_class" for d in self.syn.draws):

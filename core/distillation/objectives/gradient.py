@@ -13,15 +13,16 @@ With g the gradient of the mean cross-entropy of a group with respect to the net
 
 The synthetic set learns through the second derivative. A class's real images count by their shares where the selection gives
 any, and its synthetic labels may be soft. All classes are matched at once; the published code runs through them one by one.
-Batch norms are frozen, as in the published code, at the running statistics after one training pass over 16 real images of
-each class; deviation: the pass starts from the network's own statistics each time and does not move them for later steps.
-Deviation: the feature distance of IDC's option is taken in training mode where a network has batch norms.
+Batch norms are frozen, as in DC's published code, at the running statistics after one training pass over 16 real images of
+each class. Deviations: the pass starts from the network's own statistics each time and does not move them for later steps;
+they are frozen with IDC's choices, too, whose code leaves them in training mode, except for its feature distance.
 Shapes: G groups (classes, or one for all), K classes, P weights, R rows of E entries of a tensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +47,19 @@ SMALLEST_DIMENSIONS = {"weights": 2, "convolutions": 4, "all": 1}
 DRAW = Draw()
 
 
+class _Line(NamedTuple):
+    """The distance of the mean gradients around the set as it is."""
+
+    images: Tensor
+    """Leaf of the iteration that it belongs to."""
+
+    value: Tensor
+    """()."""
+
+    slope: Tensor
+    """(1, P): derivative of the value with respect to the mean synthetic gradient."""
+
+
 class Gradient(Stateless):
     """The matching loss of the DC and IDC families."""
 
@@ -59,6 +73,7 @@ class Gradient(Stateless):
         self._spec = spec
         self._gradients = ClassGradients(net)
         self._distance = DISTANCES[spec.distance]
+        self._line: _Line | None = None
         shapes = net.named(torch.empty(net.num_parameters, device="meta"))
         self._names = [name for name, value in shapes.items() if value.ndim >= SMALLEST_DIMENSIONS[spec.parameters]]
         if not self._names:
@@ -66,30 +81,61 @@ class Gradient(Stateless):
 
     def plan(self) -> Plan:
         """All synthetic images, and real images of every class."""
-        taps = (TAP,) if self._spec.feature_weight else ()
         return Plan(
-            syn=(DRAW,), real=Draw(), taps=taps, separable=self._spec.grouping == "per_class",
+            syn=(DRAW,), real=Draw(), taps=(TAP,) if self._spec.feature_weight else (),
             graph_copies=graph_copies(self._spec), weight_vectors_per_class=weight_vectors_per_class(self._spec),
         )
 
     def value(self, step: Step) -> Tensor:
         """(K,) float32, >= 0; a scalar once gradients are summed. Up to 1e-6 in a norm, 0 where the gradients are equal."""
-        real = Labelled.of(step.augmented("real"), step.targets("real"), step.share)
-        syn = Labelled.of(step.augmented("syn", DRAW), step.targets("syn", DRAW), None)
-        summed = self._summed(step.weights)
-        if summed:
-            real, syn = real.together(), syn.together()
-        params, buffers = step.weights.params, frozen_norms(step)
-        target = self._gradients.constant(params, buffers, real, compiled=step.forward.compiled)
-        value = self._distance(self._counted(target), self._counted(self._gradients(params, buffers, syn)))
+        norms, summed = frozen_norms(step), self._summed(step.weights)
+        value = self._of_all(step, norms) if summed else self._compare(self._real(step, norms), self._syn(step, norms))
         if self._spec.feature_weight:
             features = squared_mean_distance(step.features("real")[TAP], step.features("syn", DRAW)[TAP], step.share)
             features = self._spec.feature_weight * features
             value = value + (features.sum() if summed else features)
-        return value.sum() if summed else value
+        return value
 
     def update(self, step: Step) -> None:
         """Nothing follows an update."""
+
+    def _of_all(self, step: Step, norms: Tensors) -> Tensor:
+        """The distance of the mean gradients, (); from some classes of a step, their share of it and all of their gradient.
+
+        The derivative of a function of a mean is linear in the parts of the mean, so that chunks of classes add up exactly.
+        """
+        syn, share = self._syn(step, norms, together=True), (step.stop - step.start) / step.data.num_classes
+        if share == 1:
+            return self._compare(self._real(step, norms, together=True), syn).sum()
+        if self._line is None or self._line.images is not step.syn.images:
+            self._line = self._linearised(step.whole(), norms)
+        part = share * (syn * self._line.slope).sum()
+        return part - part.detach() + share * self._line.value
+
+    def _linearised(self, step: Step, norms: Tensors) -> _Line:
+        with torch.no_grad():
+            groups = Labelled.of(step.augmented("syn", DRAW), step.targets("syn", DRAW), None).together()
+        syn = self._constant(step, norms, groups).requires_grad_()
+        value = self._compare(self._real(step, norms, together=True), syn).sum()
+        (slope,) = torch.autograd.grad(value, syn)
+        return _Line(step.syn.images, value.detach(), slope)
+
+    def _syn(self, step: Step, norms: Tensors, *, together: bool = False) -> Tensor:
+        """(G, P) with graph to the set."""
+        groups = Labelled.of(step.augmented("syn", DRAW), step.targets("syn", DRAW), None)
+        return self._gradients(step.weights.params, norms, groups.together() if together else groups)
+
+    def _real(self, step: Step, norms: Tensors, *, together: bool = False) -> Tensor:
+        """(G, P) without graph."""
+        groups = Labelled.of(step.augmented("real"), step.targets("real"), step.share)
+        return self._constant(step, norms, groups.together() if together else groups)
+
+    def _constant(self, step: Step, norms: Tensors, groups: Labelled) -> Tensor:
+        return self._gradients.constant(step.weights.params, norms, groups, compiled=step.forward.compiled)
+
+    def _compare(self, real: Tensor, syn: Tensor) -> Tensor:
+        """Two (G, P) -> their distances, (G,)."""
+        return self._distance(self._counted(real), self._counted(syn))
 
     def _summed(self, weights: Weights) -> bool:
         """Whether classes are matched together under this network; DCC warms up by matching them one by one."""

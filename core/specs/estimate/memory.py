@@ -90,5 +90,4 @@ def _kept(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> int:
     if isinstance(objective, TrajectorySpec):
         return seen if terms else step_images(spec, info, objective)
     coupled = any(isinstance(t, (AdversarialContrastSpec, ClassDiscriminativeSpec, MutualInformationSpec)) for t in terms)
-    coupled = coupled or (isinstance(objective, GradientSpec) and objective.grouping == "summed")
     return seen if coupled else min(seen, worker.graph_images)

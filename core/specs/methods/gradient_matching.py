@@ -121,7 +121,8 @@ def idc(info: DatasetInfo, ipc: int) -> Resolved:
     As its code runs: 2000 networks of 100 steps, trained on real images with CutMix, gradients of the filters alone, 64 real
     images per class, pixels in [0, 1], packed 2 x 2, printed rate x ipc / 10 x (side / base)^2 with momentum 0.5 (class by
     class). On MNIST without CutMix and cutout. Published on CIFAR-10 at ipc 10: 67.5 %. Deviations: starts from random real
-    images (published: the first of each class); clamps after every step (published: when a network begins).
+    images (published: the first of each class); each step draws its real images anew (published: in shuffled epochs of each
+    class); clamps after every step (published: when a network begins).
     """
     return _idc(info, ipc, training_batch=64)
 

@@ -39,7 +39,7 @@ _METHOD: dict[str, float] = {
     "init.training.num_epochs": 3,
 }
 _OF_OBJECTIVE: dict[str, dict[str, float]] = {
-    "gradient": {"selection.real_batch_per_class": 32, "parameterization.max_per_class": 20},
+    "gradient": {"selection.real_batch_per_class": 32, "parameterization.max_per_class": 16},
     "trajectory": {
         "num_iterations": 250,
         "models.num_networks": 5,
@@ -53,8 +53,8 @@ _OF_OBJECTIVE: dict[str, dict[str, float]] = {
     },
 }
 """Caps of some objectives, in place of the common ones. Matching gradients takes about three times as long for each image as
-matching features does. An iteration of a trajectory was measured to take 1.1 s of CPU time; ten steps do not reach as far as two
-epochs of an expert, and get closer to one."""
+matching features does. An iteration of a trajectory was measured to take 1.1 s of CPU time; ten steps do not reach as far as
+two epochs of an expert, and get closer to one."""
 
 _EVALUATION: dict[str, float] = {
     "network.width": 32,

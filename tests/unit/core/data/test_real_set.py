@@ -58,6 +58,18 @@ class TestRealSet:
         assert digits.to_8bit(torch.tensor([-9.0, 9.0]).view(2, 1, 1, 1)).flatten().tolist() == [0, 255]
 
 
+class TestDrawPerClass:
+    def test_different_images_of_each_class_that_follow_the_generator(self, digits: RealSet) -> None:
+        first, again, other = (digits.draw_per_class(9, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+        assert torch.equal(digits.labels[first], torch.arange(10)[:, None].expand(10, 9))
+        assert all(len(set(row)) == 9 for row in first.tolist())
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_clips_to_the_smallest_class(self, digits: RealSet) -> None:
+        assert digits.draw_per_class(1000, torch.Generator()).shape == (10, min(digits.counts))
+
+
 class TestHeldOut:
     def test_is_disjoint_stratified_and_complete(self, digits_dir: Path, digits: RealSet) -> None:
         info = dataset_info("digits")

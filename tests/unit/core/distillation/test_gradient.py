@@ -77,7 +77,7 @@ def doubled(step: Any) -> Any:
 
 class Doubled:
     def __init__(self, data: RealSet, gather: Callable[[Tensor], Tensor]) -> None:
-        self.labels, self.gather = data.labels, gather
+        self.labels, self.num_classes, self.gather = data.labels, data.num_classes, gather
 
 
 class TestDistances:
@@ -244,18 +244,34 @@ class TestObjective:
         images = torch.randn(2, 2, 1, 4, 4, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(value, (images,))
 
-    def test_class_chunks_add_up(self, digits: RealSet) -> None:
+    @pytest.mark.parametrize("distance", ["row_cosine", "squared", "absolute"])
+    @pytest.mark.parametrize("grouping", ["per_class", "summed"])
+    @pytest.mark.parametrize("limit", [3, 7, 12])
+    def test_class_chunks_add_up(self, digits: RealSet, distance: Any, grouping: Any, limit: int) -> None:
+        spec = GradientSpec(distance=distance, grouping=grouping, summed_from_network=0, feature_weight=0.5)
         values, found = [], []
-        for limit in (1000, 7):
-            loss = Gradient(GradientSpec(feature_weight=0.5), small_net(digits))
+        for most in (1000, limit):
+            loss = Gradient(spec, small_net(digits))
             step = doubled(step_for([loss], digits))
-            parts = [loss.value(chunk) for chunk in step.chunks(limit)]
-            assert len(parts) == (1 if limit == 1000 else 5)
-            torch.cat(parts).sum().backward()
-            values.append(torch.cat(parts).detach())
+            chunks = list(step.chunks(most))
+            assert len(chunks) == (1 if most == 1000 else -(-NUM_CLASSES // (limit // IPC)))
+            total = torch.zeros((), dtype=torch.float64)
+            for chunk in chunks:
+                value = loss.value(chunk).sum()
+                value.backward()
+                total = total + value.detach()
+            values.append(total)
             found.append(step.syn.images.grad)
         torch.testing.assert_close(values[0], values[1], rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(found[0], found[1], rtol=1e-8, atol=1e-12)
+
+    def test_a_set_that_has_moved_is_looked_at_anew(self, digits: RealSet) -> None:
+        loss = Gradient(GradientSpec(grouping="summed", summed_from_network=0), small_net(digits))
+        first = step_for([loss], digits)
+        second = step_for([loss], digits, images=first.syn.images.detach() + 0.5)
+        values = [sum(float(loss.value(chunk).detach()) for chunk in step.chunks(7)) for step in (first, second)]
+        assert values == [pytest.approx(float(loss.value(step).detach()), rel=1e-5) for step in (first, second)]
+        assert values[0] != pytest.approx(values[1], rel=1e-3)
 
     @pytest.mark.parametrize(
         ("index", "age", "summed"), [(0, 0, False), (249, 9, False), (250, 0, True), (0, 10, True)],
@@ -265,8 +281,6 @@ class TestObjective:
         together, apart = Gradient(GradientSpec(grouping="summed"), net), Gradient(GradientSpec(), net)
         step = step_for([together], digits, net=net)
         step.weights = step.weights.__class__(net, step.weights.params, index=index, age=age)
-        assert not together.plan().separable
-        assert apart.plan().separable
         value = together.value(step)
         assert (value.ndim == 0) == summed
         assert torch.equal(value, apart.value(step)) is not summed
@@ -278,6 +292,19 @@ class TestObjective:
         real, syn = step.features("real")["flat"], step.features("syn")["flat"]
         expected = plain.value(step) + 2.0 * (real.mean(1) - syn.mean(1)).square().sum(1)
         torch.testing.assert_close(with_features.value(step), expected)
+
+    def test_soft_labels_of_the_set_are_matched_and_learned(self, digits: RealSet) -> None:
+        net = small_net(digits)
+        loss = Gradient(GradientSpec(distance="squared", parameters="all"), net)
+        step = step_for([loss], digits, net=net)
+        hard = loss.value(step).detach()
+        labels = F.one_hot(step.syn.labels, NUM_CLASSES).float().requires_grad_()
+        step.syn = step.syn.__class__(step.syn.images, labels, step.syn.classes, step.syn.rows, step.syn.draws)
+        soft = loss.value(step)
+        torch.testing.assert_close(soft.detach(), hard)
+        soft.sum().backward()
+        assert labels.grad is not None
+        assert (labels.grad.abs().sum(1) > 0).all()
 
     def test_weights_get_no_gradient(self, digits: RealSet) -> None:
         loss = Gradient(GradientSpec(), small_net(digits))

@@ -10,6 +10,8 @@ import torch
 
 from core.catalogue import CATALOGUE
 from core.specs.augmentation import DSASpec, IDCAugmentationSpec, NoAugmentationSpec
+from core.specs.estimate import estimate
+from core.specs.estimate.memory import GRADIENT_VECTORS, GRAPH_COPIES, SECOND_ORDER
 from core.specs.evaluation import dc_protocol
 from core.specs.init import KMeansInitSpec, NoiseInitSpec, RandomInitSpec
 from core.specs.job import DistillationSpec, JobRequest
@@ -20,6 +22,7 @@ from core.specs.objective import GradientSpec
 from core.specs.resolve import resolve
 from core.specs.selection import RepresentativeSpec
 from core.specs.synthetic import MultiFormationSpec, SGDSpec
+from core.specs.trajectories import num_parameters
 
 pytestmark = pytest.mark.unit
 
@@ -144,7 +147,34 @@ class TestSmallScale:
         small = spec("dream", scale="small")
         assert isinstance(small.method.parameterization, MultiFormationSpec)
         assert small.method.selection.real_batch_per_class == 32
-        assert small.method.parameterization.max_per_class == 20
+        assert small.method.parameterization.max_per_class == 16
         assert "method.num_networks: 2000 -> 30" in small.capped
         assert "method.models.num_images: 2000 -> 128" in small.capped
         assert spec("m3d", scale="small").method.selection.real_batch_per_class == 64
+
+
+class TestEstimate:
+    def seconds(self, **method: Any) -> float:
+        of_dm: dict[str, Any] = {"num_iterations": 1000, "models": {"kind": "fresh_random"}, "init": {"kind": "random"}}
+        found = estimate(spec("dc", method=of_dm | method), CATALOGUE["cifar10"])
+        return found.phases[1].seconds
+
+    def test_gradients_cost_several_times_what_features_do(self) -> None:
+        assert 3 < self.seconds() / self.seconds(objective={"kind": "mean_feature"}) < 5
+
+    def test_training_between_the_steps_counts(self) -> None:
+        plain, network = self.seconds(), {"kind": "trained_on_synthetic", "steps_per_network": 2, "num_epochs": 40}
+        trained = self.seconds(models=network)
+        assert trained > 1.2 * plain
+        assert self.seconds(models=network | {"steps_per_network": 1}) == plain
+        on_real = {"kind": "trained_on_real", "num_images": 0, "training": {"num_epochs": 0}}
+        assert self.seconds(models=on_real) == plain
+        assert self.seconds(models=on_real | {"num_images": 2000}) > 1.2 * plain
+        assert self.seconds(models=on_real | {"training": {"num_epochs": 10}}) > 1.2 * plain
+
+    def test_a_second_derivative_takes_memory(self) -> None:
+        info = CATALOGUE["cifar10"]
+        gradients, features = (estimate(spec(name, 1), info).peak_memory_bytes for name in ("dc", "dm"))
+        graphs = (SECOND_ORDER - 1.0) * GRAPH_COPIES * 128 * (1024 + 256 + 64)
+        weights = GRADIENT_VECTORS * num_parameters(spec("dc", 1).method.network, info)
+        assert gradients - features == 4 * 10 * (graphs + weights)
