@@ -19,7 +19,7 @@ from core.run_experts import _Keeper
 from core.specs.augmentation import DSASpec
 from core.specs.experts import PoolSpec, RealTrainingSpec
 from core.specs.network import ConvNetSpec
-from core.specs.requirements import pool_key
+from core.specs.requirements import TRAINING_VERSION, pool_key
 
 pytestmark = pytest.mark.unit
 TRAINING = RealTrainingSpec(num_epochs=2, lr_net=0.1, augmentation=DSASpec(strategy=("crop",)))
@@ -125,8 +125,8 @@ class TestFiles:
         self, pool: Pool, digits: RealSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         save_pool(pool, SPEC, tmp_path / "p")
-        monkeypatch.setattr(module, "TRAINING_VERSION", 2)
-        with pytest.raises(InvalidInputError, match="training_version 1, wanted is 2"):
+        monkeypatch.setattr(module, "TRAINING_VERSION", 99)
+        with pytest.raises(InvalidInputError, match=rf"training_version {TRAINING_VERSION}, wanted is 99"):
             load_pool(tmp_path / "p", SPEC, digits)
 
     def test_tensors_that_do_not_fit_are_refused(self, pool: Pool, digits: RealSet, tmp_path: Path) -> None:
