@@ -24,9 +24,9 @@ Written by `python -m tests.statistical.document` from `tests/statistical/result
 
 Fashion-MNIST, ConvNet-3 of width 32, every recipe at `scale: small`, the `dm` protocol with {epochs} epochs for all rows:
 networks trained from scratch on the decoded set, tested once on the 10,000 test images. Accuracy is the mean over {sets}
-independent sets x {networks} networks each; the deviation is over sets. Seconds per iteration are those of one core beside
-another row on the second; memory is the process's peak before its first evaluation. `published` is what the papers print
-for their own, much larger scale and their own protocols: it is quoted for orientation.
+independent sets x {networks} networks each; the deviation is over sets. Seconds per iteration were measured alone, with all
+cores; memory is the process's peak before its first evaluation. `published` is what the papers print for their own, much
+larger scale and their own protocols: it is quoted for orientation.
 """
 
 
@@ -49,7 +49,7 @@ def _table(rows: Mapping[str, Any], ipc: int) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for name in (name for name in ROWS if name in rows):
         row = rows[name]
-        seconds = "—" if row["seconds_per_iteration"] is None else f"{row['seconds_per_iteration']:.3f}"
+        seconds = f"{row['seconds_per_iteration']:.3f}" if row.get("seconds_per_iteration") else "—"
         yield (
             f"| {name} | {100 * row['mean']:.1f} ± {100 * row['std_over_sets']:.1f} | {row['decoded_images']} | "
             f"{row['iterations'] or '—'} | {seconds} | {row['peak_memory_mib']} | {_published(name, ipc)} |"

@@ -1,11 +1,13 @@
 """Every recipe of the distribution-matching family and every coreset under one evaluation, at the small scale.
 
-    python -m tests.statistical.table [--only dm,dsdm] [--ipc 1] [--jobs 2]
+    python -m tests.statistical.table [--only "dm;dsdm"] [--ipc 1] [--jobs 2]
+    python -m tests.statistical.table --pace [--ipc 1]
 
 Fashion-MNIST, ConvNet-3 of width 32, the recipes' own small-scale caps, the `dm` protocol for every row: 3 sets x 3 networks. A
 set is an independent job seed; trained pools are shared by the seeds, as jobs share them. Each row runs in a process of its
 own, so that its peak memory is its own. The results file is written after every row, and rows that it already holds are
-kept, so that the run can be interrupted.
+kept, so that the run can be interrupted. Rows that run side by side slow one another down: `--pace` times the iterations of the
+rows that exist, one after another with all cores, and is to be run alone.
 
 `MARGINS` are the claims that the rows must bear out. Margins, seeds and n were fixed before the rows were measured; no
 hyper-parameter was looked at with these seeds.
@@ -21,7 +23,6 @@ import platform
 import resource
 import statistics
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,9 +32,12 @@ import torch
 from core.catalogue import dataset_info
 from core.data.real_set import RealSet
 from core.data.sources import READERS
+from core.distillation.build import build
 from core.distillation.distil import distil
+from core.distillation.engine import Engine
 from core.evaluation.evaluate import evaluate
 from core.experts import TrainedHere
+from core.progress import Record
 from core.specs.job import DistillationSpec, JobRequest
 from core.specs.resolve import resolve
 
@@ -41,6 +45,7 @@ RESULTS = Path(__file__).parent / "results"
 SEEDS = (2000, 2001, 2002)
 NUM_NETWORKS = 3
 NUM_EPOCHS = 300
+PACE_ITERATIONS = 40
 
 Method = dict[str, Any]
 
@@ -77,11 +82,11 @@ MARGINS: dict[tuple[str, str], float] = {
 """Accuracy of the first row less that of the second, at ipc 10: more than this, in means over all sets and networks."""
 
 
-def request(row: Row, ipc: int, seed: int) -> DistillationSpec:
-    """The resolved job of one set."""
+def request(row: Row, ipc: int, seed: int, **method: Any) -> DistillationSpec:
+    """The resolved job of one set, with further changes to its method."""
     body = {
         "dataset": {"name": "fashion-mnist"}, "ipc": ipc, "recipe": row.recipe, "scale": "small", "seed": seed,
-        "method": row.method, "evaluation": {
+        "method": row.method | method, "evaluation": {
             "protocol": "dm", "num_eval": NUM_NETWORKS, "num_epochs": NUM_EPOCHS, "random_draws": 0, "check_8bit": False,
         },
     }
@@ -91,36 +96,48 @@ def request(row: Row, ipc: int, seed: int) -> DistillationSpec:
 def measure(name: str, ipc: int, num_threads: int = 1) -> dict[str, Any]:
     """Distil and evaluate all sets of one row."""
     torch.set_num_threads(num_threads)
-    info = dataset_info("fashion-mnist")
-    data = RealSet(READERS[info.name](Path(os.environ.get("DISTILL_DATA_ROOT", "data"))), info, device=torch.device("cpu"))
+    data = fashion_mnist()
     experts = TrainedHere(data)
     accuracies: list[list[float]] = []
-    seconds: list[float] = []
-    per_iteration: list[float] = []
     completed, decoded, peak = 0, 0, 0
     for seed in SEEDS:
         spec = request(ROWS[name], ipc, seed)
-        started = time.monotonic()
         result = distil(spec, data, experts)
-        seconds.append(time.monotonic() - started)
         peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # before any evaluation
-        if result.record.timed_iterations:
-            per_iteration.append(result.record.timed_seconds / result.record.timed_iterations)
         completed, decoded = result.engine.completed, len(result.labels)
         scores = evaluate(
             spec.evaluation, data, result.images, result.labels, ipc=spec.ipc, seed=seed, experts=experts,
             parameterization=result.engine.parts.parameterization,
         )
         accuracies.append([float(a) for score in scores if score.name == "distilled" for a in score.accuracies])
-        sys.stdout.write(f"{name} seed {seed}: {statistics.fmean(accuracies[-1]):.4f} in {seconds[-1]:.0f} s\n")
+        sys.stdout.write(f"{name} seed {seed}: {statistics.fmean(accuracies[-1]):.4f}\n")
         sys.stdout.flush()
     means = [statistics.fmean(row) for row in accuracies]
     return {
         "mean": round(statistics.fmean(means), 4), "std_over_sets": round(statistics.stdev(means), 4),
-        "accuracies": accuracies, "iterations": completed, "decoded_images": decoded,
-        "seconds_per_iteration": round(statistics.fmean(per_iteration), 4) if per_iteration else None,
-        "distillation_seconds": [round(value, 1) for value in seconds], "peak_memory_mib": peak, "threads": num_threads,
+        "accuracies": accuracies, "iterations": completed, "decoded_images": decoded, "peak_memory_mib": peak,
     }
+
+
+def pace(name: str, ipc: int) -> float | None:
+    """Seconds per iteration with all cores, or None where nothing iterates; compiled where the whole run is."""
+    if not request(ROWS[name], ipc, SEEDS[0]).method.max_iterations:
+        return None
+    data = fashion_mnist()
+    whole = request(ROWS[name], ipc, SEEDS[0])
+    experts = TrainedHere(data)
+    compiled = Engine(
+        build(whole, data, experts), data, seed=0, num_iterations=whole.method.max_iterations, record=Record()
+    ).compiled
+    spec = request(ROWS[name], ipc, SEEDS[0], num_iterations=PACE_ITERATIONS)
+    record = distil(spec, data, experts, compiled=compiled).record
+    return round(record.timed_seconds / record.timed_iterations, 4)
+
+
+def fashion_mnist() -> RealSet:
+    """The real set of all rows."""
+    info = dataset_info("fashion-mnist")
+    return RealSet(READERS[info.name](Path(os.environ.get("DISTILL_DATA_ROOT", "data"))), info, device=torch.device("cpu"))
 
 
 def main() -> None:
@@ -129,6 +146,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="rows, separated by semicolons")
     parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=1, help="rows at a time; they share the processor's cores")
+    parser.add_argument("--pace", action="store_true", help="time the iterations of the rows that exist, and measure none")
     args = parser.parse_args()
     wanted = [name for name in args.only.split(";") if name] or [
         name for name in ROWS if args.ipc == 10 or name not in ONLY_IPC10
@@ -142,6 +160,11 @@ def main() -> None:
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, mp_context=context, max_tasks_per_child=1) as executor:
+        if args.pace:
+            for name in (name for name in wanted if name in document["rows"]):
+                document["rows"][name]["seconds_per_iteration"] = executor.submit(pace, name, args.ipc).result()
+                path.write_text(json.dumps(document, indent=1) + "\n")
+            return
         running = {
             executor.submit(measure, name, args.ipc, threads): name for name in wanted if name not in document["rows"]
         }

@@ -192,8 +192,9 @@ class TestMakefile:
             "ruff check", "mypy", "python -m migrations check",
         ]
 
-    def test_test_runs_what_bare_pytest_runs(self) -> None:
-        assert self.dry_run("test").split()[-3:] == [".venv/bin/python", "-m", "pytest"]
+    def test_test_runs_what_bare_pytest_runs_on_every_core(self) -> None:
+        command = self.dry_run("test").splitlines()[-1]
+        assert command == ".venv/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal"
 
     def test_a_new_machine_installs_torch_first(self) -> None:
         made = subprocess.run(
