@@ -28,7 +28,9 @@ HALVED = 0.5
 """TESLA's published code loses the factor 2 of its gradient with respect to the images; its rates are halved instead."""
 
 
-class _MTTRow(NamedTuple):
+class MTTRow(NamedTuple):
+    """Settings of MTT for a set at a budget; a `batch_size` of 0 is the whole set."""
+
     num_steps: int
     span_epochs: int
     max_start_epoch: int
@@ -39,20 +41,20 @@ class _MTTRow(NamedTuple):
     zca: bool = False
 
 
-_MTT: dict[tuple[str, int], _MTTRow] = {
-    ("cifar10", 1): _MTTRow(50, 2, 2, 1e2, 1e-7, 0.01, zca=True),
-    ("cifar10", 10): _MTTRow(30, 2, 20, 1e2, 1e-5, 0.001, zca=True),
-    ("cifar10", 50): _MTTRow(30, 2, 40, 1e3, 1e-5, 0.001),
-    ("cifar100", 1): _MTTRow(20, 3, 20, 1e3, 1e-5, 0.01, zca=True),
-    ("cifar100", 10): _MTTRow(20, 2, 20, 1e3, 1e-5, 0.01),
-    ("cifar100", 50): _MTTRow(80, 2, 40, 1e3, 1e-5, 0.01, 125, zca=True),
-    ("tiny-imagenet", 1): _MTTRow(10, 2, 10, 1e4, 1e-4, 0.01),
-    ("tiny-imagenet", 10): _MTTRow(20, 2, 40, 1e4, 1e-4, 0.01, 200),
-    ("tiny-imagenet", 50): _MTTRow(20, 2, 40, 1e4, 1e-4, 0.01, 300),
+_MTT: dict[tuple[str, int], MTTRow] = {
+    ("cifar10", 1): MTTRow(50, 2, 2, 1e2, 1e-7, 0.01, zca=True),
+    ("cifar10", 10): MTTRow(30, 2, 20, 1e2, 1e-5, 0.001, zca=True),
+    ("cifar10", 50): MTTRow(30, 2, 40, 1e3, 1e-5, 0.001),
+    ("cifar100", 1): MTTRow(20, 3, 20, 1e3, 1e-5, 0.01, zca=True),
+    ("cifar100", 10): MTTRow(20, 2, 20, 1e3, 1e-5, 0.01),
+    ("cifar100", 50): MTTRow(80, 2, 40, 1e3, 1e-5, 0.01, 125, zca=True),
+    ("tiny-imagenet", 1): MTTRow(10, 2, 10, 1e4, 1e-4, 0.01),
+    ("tiny-imagenet", 10): MTTRow(20, 2, 40, 1e4, 1e-4, 0.01, 200),
+    ("tiny-imagenet", 50): MTTRow(20, 2, 40, 1e4, 1e-4, 0.01, 300),
 }
-_TESLA: dict[tuple[str, int], _MTTRow] = _MTT | {
-    ("cifar10", 1): _MTTRow(50, 2, 5, 1e3, 1e-7, 0.01),
-    ("cifar100", 50): _MTTRow(80, 2, 40, 1e3, 1e-5, 0.01, 125, zca=True),
+_TESLA: dict[tuple[str, int], MTTRow] = _MTT | {
+    ("cifar10", 1): MTTRow(50, 2, 5, 1e3, 1e-7, 0.01),
+    ("cifar100", 50): MTTRow(80, 2, 40, 1e3, 1e-5, 0.01, 125, zca=True),
 }
 
 
@@ -63,7 +65,7 @@ def mtt(info: DatasetInfo, ipc: int) -> Resolved:
     SGD with momentum 0.5 on images and learned rate; whitened on CIFAR-10 at ipc 1 and 10 and CIFAR-100 at ipc 1 and 50.
     Evaluated as DC is, at the learned rate. Published on CIFAR-10 at ipc 10: 65.3 %, the best of all evaluations along the run.
     """
-    return _matched(info, nearest(_MTT, info, ipc), num_iterations=5000)
+    return matched(info, nearest(_MTT, info, ipc), num_iterations=5000)
 
 
 def tesla(info: DatasetInfo, ipc: int) -> Resolved:
@@ -74,7 +76,7 @@ def tesla(info: DatasetInfo, ipc: int) -> Resolved:
     ImageNet-1K. Published on CIFAR-10 at ipc 10 (as quoted by PAD): 66.4 %.
     """
     row = nearest(_TESLA, info, ipc)
-    found = _matched(info, row._replace(lr_img=row.lr_img * HALVED), num_iterations=10_000)
+    found = matched(info, row._replace(lr_img=row.lr_img * HALVED), num_iterations=10_000)
     objective = found.method.objective.model_copy(update={"gradient_mode": "frozen_adjoint"})
     return Resolved(found.method.model_copy(update={"objective": objective}), found.evaluation)
 
@@ -119,10 +121,10 @@ def datm(info: DatasetInfo, ipc: int) -> Resolved:
     (published: from one). Published on CIFAR-10 at ipc 10 (as quoted by PAD): 66.8 %.
     """
     row = nearest(_DATM, info, ipc)
-    base = _MTTRow(
+    base = MTTRow(
         row.num_steps, row.span_epochs, row.max_start_epoch, row.lr_img, row.lr_rate, 0.01, row.batch_size, zca=True
     )
-    found = _matched(info, base, num_iterations=10_000)
+    found = matched(info, base, num_iterations=10_000)
     method = found.method
     models = _experts(info, base, num_epochs=100).model_copy(update={
         "min_start_epoch": row.min_start_epoch, "initial_max_start_epoch": row.initial_max_start_epoch,
@@ -140,7 +142,7 @@ def datm(info: DatasetInfo, ipc: int) -> Resolved:
     return Resolved(method.model_copy(update=update), found.evaluation.model_copy(update={"batch_size": 128}))
 
 
-def _experts(info: DatasetInfo, row: _MTTRow, *, num_epochs: int) -> ExpertSegmentsSpec:
+def _experts(info: DatasetInfo, row: MTTRow, *, num_epochs: int) -> ExpertSegmentsSpec:
     return ExpertSegmentsSpec(
         training=RealTrainingSpec(
             num_epochs=num_epochs, batch_size=256, lr_net=0.01, momentum=0.0, weight_decay=0.0, augmentation=dsa(info)
@@ -150,8 +152,8 @@ def _experts(info: DatasetInfo, row: _MTTRow, *, num_epochs: int) -> ExpertSegme
     )
 
 
-def _matched(info: DatasetInfo, row: _MTTRow, *, num_iterations: int) -> Resolved:
-    """MTT with the settings of a row."""
+def matched(info: DatasetInfo, row: MTTRow, *, num_iterations: int) -> Resolved:
+    """MTT with the settings of a row; whitened where the row says so and the set has rows of its own."""
     network = field_convnet(info)
     method = MethodSpec(
         network=network,

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from core.catalogue import dataset_info
-from core.specs.methods.add_ons import dm_mim4dd, factorized, haba_dm, informed
+from core.specs.methods.add_ons import (
+    dm_mim4dd,
+    dream_mim4dd,
+    factorized,
+    haba,
+    haba_dc,
+    haba_dm,
+    haba_dsa,
+    informed,
+    mtt_mim4dd,
+)
 from core.specs.methods.common import Resolved
 from core.specs.methods.distribution_matching import dm, dsdm, iid_idm, m3d
+from core.specs.methods.gradient_matching import dc, dream, dsa
 from core.specs.methods.small import at_small_scale
+from core.specs.methods.trajectory_matching import mtt
+from core.specs.objective import TrajectorySpec
+from core.specs.preprocessing import StandardiseSpec, ZCASpec
 from core.specs.storage import bases_per_class
 from core.specs.synthetic import BasesHallucinatorsSpec
 from core.specs.terms import AdversarialContrastSpec, MutualInformationSpec
@@ -18,7 +34,9 @@ INFO = dataset_info("cifar10")
 CHANGED = {"parameterization", "terms", "optimizer"}
 
 
-@pytest.mark.parametrize("base", [dm(INFO, 10), m3d(INFO, 10), dsdm(INFO, 10), iid_idm(INFO, 10)])
+@pytest.mark.parametrize("base", [
+    dm(INFO, 10), m3d(INFO, 10), dsdm(INFO, 10), iid_idm(INFO, 10), dsa(INFO, 10), dream(INFO, 10), mtt(INFO, 10),
+])
 class TestAnyBase:
     def test_factorized(self, base: Resolved) -> None:
         method, evaluation, capped = factorized(base)
@@ -57,6 +75,37 @@ def test_haba_fills_the_budget(ipc: int, bases: int) -> None:
     assert rate == dm(INFO, ipc).method.optimizer.lr_img
     (adversary,) = method.terms
     assert adversary.weight * rate == pytest.approx(0.1 * 100)
+
+
+@pytest.mark.parametrize(("ipc", "num_steps", "max_start", "lr_net", "lr_rate"), [
+    (1, 50, 2, 0.01, 1e-7), (10, 30, 20, 0.001, 1e-5), (50, 30, 20, 0.01, 1e-5),
+])
+def test_haba_as_published(ipc: int, num_steps: int, max_start: int, lr_net: float, lr_rate: float) -> None:
+    method, evaluation, _ = haba(INFO, ipc)
+    objective, optimizer = method.objective, method.optimizer
+    assert isinstance(objective, TrajectorySpec)
+    assert (objective.num_steps, objective.batch_size, objective.lr_net, objective.lr_net_min) == (num_steps, 0, lr_net, 1e-3)
+    assert method.models.max_start_epoch == max_start
+    assert (optimizer.lr_img, optimizer.lr_hallucinator, optimizer.momentum, optimizer.lr_rate) == (100, 100, 0.95, lr_rate)
+    assert (method.num_iterations, method.preprocessing) == (15_000, ZCASpec())
+    assert method.parameterization == BasesHallucinatorsSpec()
+    assert method.terms == (AdversarialContrastSpec(),)
+    assert (evaluation.protocol, evaluation.use_learned_rate) == ("mtt", True)
+    assert haba(dataset_info("cifar100"), ipc).method.preprocessing == StandardiseSpec()
+
+
+@pytest.mark.parametrize(("made", "base"), [(haba_dm, dm), (haba_dc, dc), (haba_dsa, dsa)])
+def test_haba_beside_a_base(made: Any, base: Any) -> None:
+    method, plain = made(INFO, 10).method, base(INFO, 10).method
+    assert method.model_dump(exclude=CHANGED) == plain.model_dump(exclude=CHANGED)
+    assert method.parameterization == BasesHallucinatorsSpec(start="near_identity")
+    assert method.optimizer.lr_img == plain.optimizer.lr_img
+    assert method.optimizer.lr_hallucinator == pytest.approx(1e-3 * plain.optimizer.lr_img)
+
+
+@pytest.mark.parametrize(("made", "base"), [(dm_mim4dd, dm), (dream_mim4dd, dream), (mtt_mim4dd, mtt)])
+def test_mim4dd_on_a_base(made: Any, base: Any) -> None:
+    assert made(INFO, 10) == informed(base(INFO, 10))
 
 
 def test_small_scale_caps_what_the_base_caps() -> None:

@@ -45,7 +45,7 @@ def test_recipes_with_rows() -> None:
     found = {r.recipe for r in published()}
     assert found == {
         "random", "herding", "k_center", "forgetting", "dm", "cafe", "cafe_dsa", "idm", "m3d", "dsdm", "dc", "dsa", "dcc",
-        "dsac", "idc", "dream", "mtt", "tesla", "datm",
+        "dsac", "idc", "dream", "mtt", "tesla", "datm", "haba", "mtt_mim4dd", "dream_mim4dd",
     }
 
 
@@ -73,6 +73,9 @@ def test_recipes_with_rows() -> None:
         ("mtt", "tiny-imagenet", 10, 0.232, 0.0, "mtt"),
         ("tesla", "cifar10", 1, 0.485, 0.0, "mtt"),
         ("datm", "cifar10", 1000, 0.855, 0.0, "mtt"),
+        ("haba", "svhn", 10, 0.832, 0.0, "mtt"),
+        ("mtt_mim4dd", "cifar100", 10, 0.415, 0.0, "mtt"),
+        ("dream_mim4dd", "cifar10", 50, 0.747, 0.0, "idc"),
     ],
 )
 def test_known_cells(recipe: str, dataset: str, ipc: int, mean: float, std: float, protocol: str) -> None:
