@@ -103,9 +103,17 @@ def test_haba_beside_a_base(made: Any, base: Any) -> None:
     assert method.optimizer.lr_hallucinator == pytest.approx(1e-3 * plain.optimizer.lr_img)
 
 
-@pytest.mark.parametrize(("made", "base"), [(dm_mim4dd, dm), (dream_mim4dd, dream), (mtt_mim4dd, mtt)])
+@pytest.mark.parametrize(("made", "base"), [(dm_mim4dd, dm), (dream_mim4dd, dream)])
 def test_mim4dd_on_a_base(made: Any, base: Any) -> None:
     assert made(INFO, 10) == informed(base(INFO, 10))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "tiny-imagenet"])
+def test_mim4dd_weighs_on_trajectories_what_the_printed_rate_makes_of_it(name: str) -> None:
+    method = mtt_mim4dd(dataset_info(name), 10).method
+    (term,) = method.terms
+    assert term.weight * method.optimizer.lr_img == pytest.approx(0.8 * 0.1)
+    assert method.model_copy(update={"terms": ()}) == mtt(dataset_info(name), 10).method
 
 
 def test_small_scale_caps_what_the_base_caps() -> None:
