@@ -20,7 +20,8 @@ from torch import Tensor
 from core import compilation
 from core.data.real_set import RealSet
 from core.distillation.build import Composition, merge_parameters
-from core.distillation.protocols import Batch, Draw, Plan, merge
+from core.distillation.plan import Draw, Plan, merge
+from core.distillation.protocols import Batch
 from core.distillation.randomness import rng
 from core.distillation.step import Step
 from core.errors import DivergedError

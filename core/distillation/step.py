@@ -15,7 +15,8 @@ from torch import Tensor
 
 from core.compilation import chunk_sizes
 from core.data.real_set import RealSet
-from core.distillation.protocols import Augmentation, Batch, Draw, Labels, Parameterization, Plan, Transform, Weights
+from core.distillation.plan import Draw, Plan
+from core.distillation.protocols import Augmentation, Batch, Labels, Parameterization, Transform, Weights
 from core.distillation.randomness import rng
 from core.networks.network import Forward, Tensors
 

@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from core.distillation.protocols import Draw, Parameterization, Weights
+from core.distillation.plan import Draw
+from core.distillation.protocols import Parameterization, Weights
 from core.experts import Pool
 from core.networks.network import Forward, Tensors
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import torch
 
 from core.data.real_set import RealSet
-from core.distillation.protocols import Augmentation, Draw, Stateless, Weights
+from core.distillation.plan import Draw
+from core.distillation.protocols import Augmentation, Stateless, Weights
 from core.distillation.randomness import rng
 from core.distillation.step import Step
 from core.networks.network import Forward, Network, Tensors

@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 
 from core import compilation
-from core.distillation.protocols import Augmentation, Draw
+from core.distillation.plan import Draw
+from core.distillation.protocols import Augmentation
 from core.distillation.randomness import rng
 from core.distillation.step import Step
 from core.networks.network import Network

@@ -29,7 +29,8 @@ from torch import Tensor
 
 from core.distillation.class_gradients import ClassGradients, Labelled
 from core.distillation.objectives.mean_feature import TAP, squared_mean_distance
-from core.distillation.protocols import Draw, Plan, Stateless, Weights
+from core.distillation.plan import Draw, Plan
+from core.distillation.protocols import Stateless, Weights
 from core.distillation.step import Step
 from core.networks.network import Network, Tensors
 from core.specs.estimate.memory import graph_copies, weight_vectors_per_class

@@ -18,7 +18,8 @@ from itertools import count, takewhile
 from torch import Tensor
 
 from core.distillation.objectives.mean_feature import TAP, squared_mean_distance
-from core.distillation.protocols import Draw, Plan, Stateless
+from core.distillation.plan import Draw, Plan
+from core.distillation.protocols import Stateless
 from core.distillation.step import Step
 from core.networks.network import Network, Tensors
 from core.specs.objective import LayerwiseFeatureSpec

@@ -10,7 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from core.distillation.moments import class_mean
-from core.distillation.protocols import Draw, Plan, Stateless
+from core.distillation.plan import Draw, Plan
+from core.distillation.protocols import Stateless
 from core.distillation.step import Step
 from core.specs.objective import MeanFeatureSpec
 

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from core.distillation.moments import image_weights, widened
 from core.distillation.objectives.mean_feature import TAP, squared_mean_distance
-from core.distillation.protocols import Draw, Plan, Stateless
+from core.distillation.plan import Draw, Plan
+from core.distillation.protocols import Stateless
 from core.distillation.step import Step
 from core.specs.objective import RKHSSpec
 

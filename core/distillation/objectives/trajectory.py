@@ -37,7 +37,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.distillation.attach import attach
-from core.distillation.protocols import Draw, Plan, Transform
+from core.distillation.plan import Draw, Plan
+from core.distillation.protocols import Transform
 from core.distillation.step import Step
 from core.errors import InvalidInputError
 from core.networks.network import Network, Tensors

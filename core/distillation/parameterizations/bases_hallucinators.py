@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.data.real_set import RealSet
-from core.distillation.protocols import Draw
+from core.distillation.plan import Draw
 from core.distillation.randomness import rng
 from core.distillation.step import Step, take
 from core.networks.network import Tensors

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.data.real_set import RealSet
 from core.distillation.parameterizations.space import space_of
-from core.distillation.protocols import Draw
+from core.distillation.plan import Draw
 from core.distillation.step import Step
 from core.networks.network import Tensors
 from core.specs.synthetic import PixelSpace

@@ -16,7 +16,7 @@ from torch import Tensor
 from core.data.real_set import RealSet
 from core.distillation.clustering import representatives
 from core.distillation.embedding import Embedding, members
-from core.distillation.protocols import Draw
+from core.distillation.plan import Draw
 from core.distillation.randomness import rng
 from core.distillation.selection.uniform import Uniform
 from core.distillation.step import Step

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from core.data.real_set import RealSet
-from core.distillation.protocols import Draw, Stateless
+from core.distillation.plan import Draw
+from core.distillation.protocols import Stateless
 from core.distillation.randomness import rng
 from core.distillation.step import Step
 from core.specs.selection import UniformSpec

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.distillation.moments import widened
-from core.distillation.protocols import Draw, Plan
+from core.distillation.plan import Draw, Plan
 from core.distillation.randomness import rng
 from core.distillation.step import Step, take
 from core.networks.network import Forward, Network, Tensors

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from core.distillation.moments import centred
-from core.distillation.protocols import Plan, Stateless, Weights
+from core.distillation.plan import Plan
+from core.distillation.protocols import Stateless, Weights
 from core.distillation.randomness import rng
 from core.distillation.step import Step
 from core.experts import Pool

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from core.distillation.moments import class_mean, widened
 from core.distillation.objectives.mean_feature import TAP
-from core.distillation.protocols import Draw, Plan, Stateless
+from core.distillation.plan import Draw, Plan
+from core.distillation.protocols import Stateless
 from core.distillation.step import Step
 from core.specs.terms import ClassDiscriminativeSpec
 

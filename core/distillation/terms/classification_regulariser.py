@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.distillation.moments import widened
-from core.distillation.protocols import Draw, Plan, Stateless
+from core.distillation.plan import Draw, Plan
+from core.distillation.protocols import Stateless
 from core.distillation.step import Step
 from core.errors import InvalidInputError
 from core.specs.terms import ClassificationRegulariserSpec

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.distillation.moments import class_mean
 from core.distillation.objectives.mean_feature import TAP
-from core.distillation.protocols import Draw, Plan
+from core.distillation.plan import Draw, Plan
 from core.distillation.step import Step
 from core.networks.network import Tensors
 from core.specs.terms import HistoricalPrototypesSpec

@@ -14,7 +14,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from core.distillation.moments import centred, image_weights
-from core.distillation.protocols import Draw, Plan, Stateless
+from core.distillation.plan import Draw, Plan
+from core.distillation.protocols import Stateless
 from core.distillation.step import Step
 from core.specs.terms import LocalCovarianceSpec
 

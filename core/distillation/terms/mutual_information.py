@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.distillation.moments import image_weights, widened
-from core.distillation.protocols import Draw, Plan
+from core.distillation.plan import Draw, Plan
 from core.distillation.randomness import rng
 from core.distillation.step import Step
 from core.networks.network import Network, Tensors

@@ -10,7 +10,8 @@ from torch import Tensor
 from core.data.real_set import RealSet
 from core.distillation.augmentation.none import Identity
 from core.distillation.labels.hard import HardLabels
-from core.distillation.protocols import Batch, Draw, Loss, Weights, merge
+from core.distillation.plan import Draw, merge
+from core.distillation.protocols import Batch, Loss, Weights
 from core.distillation.randomness import rng
 from core.distillation.step import Step
 from core.networks.build import build_network

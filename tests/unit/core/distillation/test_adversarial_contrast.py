@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from core.data.real_set import RealSet
 from core.distillation.build import build
 from core.distillation.engine import Engine
-from core.distillation.protocols import Draw
+from core.distillation.plan import Draw
 from core.distillation.step import Step, take
 from core.distillation.terms.adversarial_contrast import AdversarialContrast, cosine, supervised_contrast
 from core.errors import SpecError

@@ -22,7 +22,7 @@ from core.distillation.parameterizations.bases_hallucinators import (
 )
 from core.distillation.parameterizations.multi_formation import MultiFormation
 from core.distillation.parameterizations.pixels import Pixels
-from core.distillation.protocols import Draw
+from core.distillation.plan import Draw
 from core.distillation.randomness import rng
 from core.experts import TrainedHere
 from core.progress import Record

@@ -15,7 +15,7 @@ from core.distillation.parameterizations.multi_formation import MultiFormation, 
 from core.distillation.parameterizations.pixels import Pixels
 from core.distillation.parameterizations.space import space_of
 from core.distillation.parameterizations.stored import StoredPixels
-from core.distillation.protocols import Draw
+from core.distillation.plan import Draw
 from core.distillation.randomness import rng
 from core.specs.synthetic import MultiFormationSpec, PixelsSpec
 from tests.unit.core.distillation.real_sets import real_set

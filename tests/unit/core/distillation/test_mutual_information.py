@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from core.data.real_set import RealSet
 from core.distillation.build import build
 from core.distillation.engine import Engine
-from core.distillation.protocols import Draw, Loss, Plan, Stateless
+from core.distillation.plan import Draw, Plan
+from core.distillation.protocols import Loss, Stateless
 from core.distillation.step import Step
 from core.distillation.terms.mutual_information import MutualInformation, contrast, layers
 from core.experts import TrainedHere

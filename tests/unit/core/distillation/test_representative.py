@@ -11,7 +11,8 @@ from core.data.real_set import RealSet
 from core.distillation.clustering import representatives
 from core.distillation.embedding import members
 from core.distillation.objectives.mean_feature import MeanFeature
-from core.distillation.protocols import Draw, Weights
+from core.distillation.plan import Draw
+from core.distillation.protocols import Weights
 from core.distillation.randomness import rng
 from core.distillation.selection.representative import Representative
 from core.distillation.selection.uniform import Uniform

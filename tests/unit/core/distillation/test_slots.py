@@ -14,7 +14,7 @@ from core.distillation.init.random import RandomInit
 from core.distillation.models.fresh_random import FreshRandom
 from core.distillation.optimizer import SGD
 from core.distillation.parameterizations.pixels import Pixels
-from core.distillation.protocols import Draw, Plan, merge
+from core.distillation.plan import Draw, Plan, merge
 from core.distillation.randomness import rng
 from core.distillation.selection.uniform import Uniform
 from core.distillation.step import take
