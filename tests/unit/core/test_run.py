@@ -270,14 +270,22 @@ class TestExperts:
         assert code == ExitCode.OK, log
         assert of(ResultLine, lines)
 
+    @pytest.mark.parametrize(("parameterization", "stored"), [
+        ({"kind": "pixels"}, {"pixels": 640, "labels": 100, "rate": 1}),
+        (
+            {"kind": "bases_hallucinators", "num_hallucinators": 2},
+            {"bases": 640, "hallucinators": 2 * 92, "labels": 200, "rate": 1},
+        ),
+    ])
     def test_trajectories_serve_a_whitened_set_with_a_rate_and_labels_of_its_own(
-        self, tmp_path: Path, small_spec: Any, digits_dir: Path
+        self, tmp_path: Path, small_spec: Any, digits_dir: Path, parameterization: dict[str, Any], stored: dict[str, int]
     ) -> None:
         spec = small_spec(
             recipe="datm", scale="small", ipc=1, evaluation={"check_8bit": True},
             method={
                 "preprocessing": {"kind": "zca"}, "network": {"width": 8}, "num_iterations": 4,
-                "models": {"num_networks": 2, "training": {"num_epochs": 6}}, "optimizer": {"lr_rate": 0.001},
+                "models": {"num_networks": 2, "training": {"num_epochs": 6}},
+                "optimizer": {"lr_img": 1.0, "lr_hallucinator": 1e-4, "lr_rate": 0.001}, "parameterization": parameterization,
             },
         )
         key, experts = needed_pool(spec)
@@ -293,9 +301,15 @@ class TestExperts:
         with safe_open(folder / "out" / "data.safetensors", framework="pt") as file:
             assert {"images", "labels", "soft_labels", "whitening_mean", "whitening_matrix"} == set(file.keys())
             assert float(file.metadata()["learned_rate"]) == rate
-            torch.testing.assert_close(file.get_tensor("soft_labels").sum(1), torch.ones(10))
+            soft = file.get_tensor("soft_labels")
+            torch.testing.assert_close(soft.sum(1), torch.ones(stored["labels"] // 10))
+            images = file.get_tensor("images")
+        if "bases" in stored:
+            decoded, _ = decode(load_file(folder / "out" / "factors.safetensors"))
+            np.testing.assert_allclose(decoded, images, rtol=1e-4, atol=1e-5)
+            assert len(soft.unique(dim=0)) == len(images) == 20
         report = json.loads((folder / "out" / "report.json").read_text())
-        assert report["budget"]["stored_by_kind"] == {"pixels": 640, "labels": 100, "rate": 1}
+        assert report["budget"]["stored_by_kind"] == stored
         assert report["budget"]["over_budget"]
 
     def test_trajectories_that_are_too_large_are_not_made(self, tmp_path: Path, small_spec: Any, digits_dir: Path) -> None:
