@@ -46,6 +46,12 @@ def test_a_term_is_scaled_alone(recipe: str) -> None:
     assert [term.weight for term in small.method.terms[1:]] == [term.weight for term in job(recipe, "paper").method.terms[1:]]
 
 
+def test_hallucinators_move_more_slowly_under_trajectories() -> None:
+    small = job("haba")
+    assert (small.method.optimizer.lr_img, small.method.optimizer.lr_hallucinator) == (10.0, 0.01)
+    assert "method.optimizer.lr_hallucinator: 100.0 -> 0.01" in small.capped
+
+
 def test_caps_of_terms_are_noted_until_the_request_replaces_them() -> None:
     note = "method.terms.0.start_iteration: 2001 -> 60"
     assert note in job("dsdm").capped
