@@ -4,8 +4,8 @@ That holds for ipc 1 and 10. A cap lowers a number and never raises one; `*` in 
 few iterations need otherwise is scaled, as looked at on Fashion-MNIST at ipc 10 (seed 0, one network): M3D's rate of 20 reached
 76.0 % and 5 reached 81.4 %; IDM's printed rate moves packed images twenty times more slowly than DM's (75.6 %), and at rate 5
 its cross-entropy outweighs the features of a narrow network: weights of 50, 5 and 0 reached 75.5, 77.5 and 80.9 %. HaBa's rates
-of 100, published for CIFAR-10, were looked at on digits at ipc 2 only (40 iterations): its images grew to 1e11 (15 %), and
-stayed below 20 at 10 for bases and 0.01 for hallucinators (47 %).
+of 100, published for CIFAR-10, made images of 1e5 in 24 iterations; with 10 for bases and 0.01 for hallucinators they stayed at
+2, and on digits at ipc 2 reached 67 % in 100 iterations (MTT 79 %).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ _OF_OBJECTIVE: dict[str, dict[str, float]] = {
     "gradient": {"selection.real_batch_per_class": 32, "parameterization.max_per_class": 16},
     "trajectory": {
         "num_iterations": 250,
+        "selection.real_batch_per_class": 32,
         "models.num_networks": 5,
         "models.training.num_epochs": 8,
         "models.span_epochs": 1,
