@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -11,13 +12,13 @@ from core.specs.base import Spec
 from core.specs.experts import RealTrainingSpec
 
 
-class CountedNetworksSpec(Spec):
+class CountedNetworksSpec(Spec, ABC):
     """A source whose networks serve one after another, so that the length of a run can be a number of networks."""
 
     @property
+    @abstractmethod
     def most_steps_per_network(self) -> int:
         """Matching steps that one network serves, at most."""
-        raise NotImplementedError
 
 
 class FreshRandomSpec(Spec):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from core.specs.job import DistillationSpec, JobRequest
+from core.specs.models import TrainedOnSyntheticSpec
 from core.specs.resolve import resolve
 
 pytestmark = pytest.mark.unit
@@ -27,7 +28,8 @@ def test_caps_lower_and_are_noted() -> None:
 
 def test_caps_never_raise() -> None:
     small = job("dc", ipc=1)
-    assert small.method.models.steps_per_network == 1  # type: ignore[union-attr]
+    assert isinstance(small.method.models, TrainedOnSyntheticSpec)
+    assert small.method.models.steps_per_network == 1
     assert not any("steps_per_network" in note for note in small.capped)
 
 

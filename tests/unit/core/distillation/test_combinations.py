@@ -18,7 +18,7 @@ from core.experts import TrainedHere
 from core.networks.build import build_network
 from core.progress import Record
 from core.specs.network import MLPSpec
-from core.training import Schedule, Trainer, epoch_order
+from core.training import NetworkStep, Schedule, Trainer, TrainState, epoch_order
 
 pytestmark = pytest.mark.unit
 
@@ -135,13 +135,14 @@ class TestLabelsOfVirtualImages:
         )
         seen: list[tuple[Tensor, Tensor]] = []
 
-        def step(state: Any, images: Tensor, targets: Tensor, rate: Tensor) -> Any:
-            seen.append((images.mean((1, 2, 3)), targets[:, 0]))
-            return state, torch.zeros(2)
+        class Watched(NetworkStep):
+            def __call__(
+                self, state: TrainState, images: Tensor, targets: Tensor, rate: float | Tensor
+            ) -> tuple[TrainState, Tensor]:
+                seen.append((images.mean((1, 2, 3)), targets[:, 0]))
+                return super().__call__(state, images, targets, rate)
 
-        real = trainer._step
-        step.start, step.warm = real.start, True  # type: ignore[attr-defined]
-        trainer._step = step  # type: ignore[assignment]
+        trainer._step = Watched(trainer.net, momentum=0.0, weight_decay=0.0, compiled=False, device=digits.device)
         numbers = torch.arange(60.0)
         images, labels = numbers[:, None, None, None].expand(-1, 1, 8, 8), numbers[:, None].expand(-1, 10)
         trainer.train(images, labels, seed=0, name="test", variants=HALLUCINATORS)

@@ -207,7 +207,8 @@ class TestTrajectory:
     def test_modes_agree_but_for_the_frozen_one(self, digits: RealSet) -> None:
         found = {}
         for mode in ("adjoint", "unrolled", "frozen_adjoint"):
-            loss = Trajectory(TrajectorySpec(num_steps=4, batch_size=7, lr_net=0.5, gradient_mode=mode), CPU, 30)  # type: ignore[arg-type]
+            fields = {"num_steps": 4, "batch_size": 7, "lr_net": 0.5, "gradient_mode": mode}
+            loss = Trajectory(TrajectorySpec.model_validate(fields), CPU, 30)
             step = step_with_target(loss, digits, augmentation=DSA(DSASpec()))
             value = loss.value(step)
             value.backward()
