@@ -14,6 +14,7 @@ from core.distillation.build import build
 from core.distillation.distil import distil
 from core.distillation.engine import Engine
 from core.distillation.objectives.trajectory import ALL, Trajectory
+from core.distillation.probe import least_images
 from core.experts import TrainedHere
 from core.networks.build import build_network
 from core.progress import Record
@@ -75,7 +76,8 @@ class TestFactorsUnderTrajectories:
         for batch_size, images in ((8, 8), (0, BASES)):
             engine = engine_of(**on_trajectories(batch_size=batch_size), **FACTORS)
             assert engine.num_virtual == BASES * HALLUCINATORS
-            assert engine.smallest_chunk() == images
+            (piece,) = engine.pieces
+            assert least_images(engine, piece) == images
 
     def test_both_factors_learn_alike_by_the_sweep_and_unrolled(self, engine_of: Any) -> None:
         found = []
@@ -182,7 +184,8 @@ class TestContrastUnderTrajectories:
         engine = engine_of(**on_trajectories(terms=[CONTRAST], selection=SELECTED))
         assert [draw.kind for draw in engine.plan.syn] == ["all", "per_class"]
         assert engine.num_real == 60
-        assert engine.smallest_chunk() == engine.num_virtual == 40
+        (piece,) = engine.pieces
+        assert least_images(engine, piece) == engine.num_virtual == 40
         step, _ = engine._prepare(0)
         assert [part is step for part in step.chunks(1)] == [True]
         objective, term = engine.parts.losses

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,7 +26,7 @@ from core.progress import Record
 from core.specs.network import ConvNetSpec, MLPSpec
 from core.specs.objective import GradientSpec
 from tests.unit.core.distillation.resumption import assert_resumes_exactly
-from tests.unit.core.distillation.steps import IPC, NUM_CLASSES, real_images, small_net, step_for
+from tests.unit.core.distillation.steps import IPC, NUM_CLASSES, doubled, real_images, small_net, step_for
 
 pytestmark = pytest.mark.unit
 
@@ -62,23 +61,6 @@ def plain_distance(spec: GradientSpec, net: Network, real: Tensor, syn: Tensor) 
             return ((a - b) ** 2).sum()
         case _:
             return (a - b).abs().sum()
-
-
-def doubled(step: Any) -> Any:
-    """The same step in float64: weights, synthetic images, and real ones behind `images`."""
-    images = step.syn.images.detach().double().requires_grad_()
-    step.syn = step.syn.__class__(images, step.syn.labels, step.syn.classes, step.syn.rows, step.syn.draws)
-    step.weights = step.weights.__class__(
-        step.weights.net, step.weights.params.double(), index=step.weights.index, age=step.weights.age
-    )
-    gather = step.data.gather
-    step.data = Doubled(step.data, lambda index: gather(index).double())
-    return step
-
-
-class Doubled:
-    def __init__(self, data: RealSet, gather: Callable[[Tensor], Tensor]) -> None:
-        self.labels, self.num_classes, self.gather = data.labels, data.num_classes, gather
 
 
 class TestDistances:
