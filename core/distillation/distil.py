@@ -36,7 +36,7 @@ class Distilled:
     """(n, C, H, W) float32: what the set started from."""
 
     storage: dict[str, int]
-    """Stored scalars by kind."""
+    """Stored scalars by kind. A learned rate is none of them: it says how to train on the set, as a protocol's rate does."""
 
     factors: dict[str, Tensor]
     """What is stored, where the decoded images do not say it better (`Parameterization.export`); else empty."""
@@ -125,6 +125,5 @@ def distil(
     classes = torch.arange(data.num_classes, device=data.device).repeat_interleave(len(images) // data.num_classes)
     rate = engine.learned_rate()
     storage = composition.parameterization.storage() | composition.labels.storage()
-    storage |= {} if rate is None else {"rate": 1}
     factors = composition.parameterization.export()
     return Distilled(images, labels, classes, engine.initial, storage, factors, rate, record, engine)

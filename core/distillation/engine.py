@@ -1,8 +1,8 @@
 """The loop: one iteration for every method.
 
     networks, real images and one augmentation are drawn; the synthetic images the losses need are decoded once and cut
-    from their graph; losses run on them, class chunk by class chunk; one vector-Jacobian product carries the gradient
-    through the decoder; the optimizer moves what is learned, unless something is not finite.
+    from their graph; losses run on them, class chunk by class chunk where they can; one vector-Jacobian product carries the
+    gradient through the decoder; the optimizer moves what is learned, unless something is not finite.
 
 Nothing in the loop waits for the device: the loss is summed there, a non-finite one sets a sticky flag there, and both are
 read when the caller is told about progress, at most four times a second.
@@ -20,6 +20,7 @@ from torch import Tensor
 from core import compilation
 from core.data.real_set import RealSet
 from core.distillation.build import Composition, merge_parameters
+from core.distillation.pieces import pieces
 from core.distillation.plan import Draw, Plan, merge
 from core.distillation.protocols import Batch
 from core.distillation.randomness import rng
@@ -68,6 +69,7 @@ class Engine:
         composition.labels.start(parameterization, rng(seed, "labels"))
         self.plan = merge([loss.plan() for loss in composition.losses])
         """What the losses need together."""
+        self.pieces = pieces(composition.losses, mixes_images=composition.net.mixes_images)
         if compiled is None:
             work = activations_per_iteration(composition, self.plan) * num_iterations
             compiled = compilation.pays(work, device)
@@ -168,7 +170,11 @@ class Engine:
     @property
     def num_virtual(self) -> int:
         """Synthetic images of an iteration."""
-        return sum(self.parts.parameterization.count(draw) for draw in self.plan.syn)
+        return self.num_images(self.plan)
+
+    def num_images(self, plan: Plan) -> int:
+        """Synthetic images that answer the draws of a plan."""
+        return sum(self.parts.parameterization.count(draw) for draw in plan.syn)
 
     @property
     def num_real(self) -> int:
@@ -180,14 +186,6 @@ class Engine:
         rates = merge_parameters(list(self.parts.parts().values())).get("rate", [])
         return float(rates[0].detach()) if rates else None
 
-    def smallest_chunk(self) -> int:
-        """Synthetic images computed together at least: of one class, all where these are coupled, or what the losses say."""
-        if self.plan.graph_images:
-            return min(self.plan.graph_images, self.num_virtual)
-        if not self.plan.separable or self.parts.net.mixes_images:
-            return self.num_virtual
-        return self.num_virtual // self.data.num_classes
-
     def trial(self) -> None:
         """Compute the gradient of the next iteration and forget it: what it takes can be measured, nothing moves."""
         self._gradient(self.completed)
@@ -197,13 +195,19 @@ class Engine:
     def _gradient(self, number: int) -> tuple[Step, Tensor]:
         """The step of an iteration and its loss, (); the gradient gathers on everything that is learned."""
         step, images = self._prepare(number)
-        total = torch.zeros((), device=self.data.device)
-        for chunk in step.chunks(self.chunk_images):
-            value = torch.stack([loss.weight * loss.value(chunk).sum() for loss in self.parts.losses]).sum()
-            value.backward()
-            total = total + value.detach()
+        total = self._to_the_leaves(step)
         self._pull_back(images, step.syn)
         return step, total
+
+    def _to_the_leaves(self, step: Step) -> Tensor:
+        """The loss of a step, (); its gradient gathers on the leaves, piece by piece, so that one graph is kept at a time."""
+        total = torch.zeros((), device=self.data.device)
+        for piece in self.pieces:
+            for part in step.of(piece.plan).chunks(self.chunk_images) if piece.cut else (step,):
+                value = torch.stack([loss.weight * loss.value(part).sum() for loss in piece.losses]).sum()
+                value.backward()
+                total = total + value.detach()
+        return total
 
     def _prepare(self, number: int) -> tuple[Step, tuple[Tensor, Tensor]]:
         parts, plan, num_classes = self.parts, self.plan, self.data.num_classes

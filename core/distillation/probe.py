@@ -1,7 +1,7 @@
 """One real step before the loop: how long it takes, what memory it needs, and whether that fits.
 
-A step that does not fit is cut into smaller runs of classes, which changes no result; if a single class does not fit, or the
-losses couple the classes, the job is refused before it has done anything. On CUDA the device itself says when memory is short.
+A step that does not fit is cut into smaller runs of classes, which changes no result; if a single class does not fit, or what
+couples the classes, the job is refused before it has done anything. On CUDA the device itself says when memory is short.
 On a CPU nobody says so (the kernel kills the process instead): there the need is computed from the network's activations first.
 """
 
@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 
 from core.distillation.engine import Engine
+from core.distillation.pieces import Piece
+from core.distillation.plan import Plan
 from core.errors import DeviceMemoryError, HostMemoryError
 from core.machine import free_host_bytes, peak_memory_bytes
 from core.specs.estimate.memory import GRAPH_COPIES
@@ -56,26 +58,36 @@ def _fit_host(engine: Engine, free: int | None = None) -> None:
     free = free_host_bytes() if free is None else free
     if free is None:
         return
-    per_image = bytes_per_image(engine)
-    smallest = engine.smallest_chunk()
-    affordable = int(max(0.0, SHARE * free - bytes_per_step(engine)) / per_image)
-    if affordable < smallest:
-        raise HostMemoryError(
-            f"a step keeps the graph of at least {smallest} synthetic images and the features of the real ones beside them, "
-            f"about {per_image * smallest >> 20} MiB, and {free >> 20} MiB are free on this host; use a narrower network or "
-            "fewer images"
-        )
-    engine.chunk_images = min(engine.chunk_images, affordable)
+    left = SHARE * free - bytes_per_step(engine)
+    for piece in engine.pieces:
+        per_image, smallest = bytes_per_image(engine, piece.plan), least_images(engine, piece)
+        if per_image * smallest > left:
+            raise HostMemoryError(
+                f"a step keeps the graph of at least {smallest} synthetic images and the features of the real ones beside "
+                f"them, about {per_image * smallest >> 20} MiB, and {free >> 20} MiB are free on this host; use a narrower "
+                "network or fewer images"
+            )
+        if piece.cut:
+            engine.chunk_images = min(engine.chunk_images, int(left / per_image))
 
 
-def bytes_per_image(engine: Engine) -> int:
-    """What a step holds for each synthetic image: its graphs, its pairs with all real images, and its part of what its class
-    needs once: the features of the class's real images, and copies of the weights where gradients are matched.
+def least_images(engine: Engine, piece: Piece) -> int:
+    """Synthetic images computed together at least: of one class, all where these are coupled, or what the losses say."""
+    count = engine.num_images(piece.plan)
+    if piece.cut:
+        return count // engine.data.num_classes
+    return min(piece.plan.graph_images or count, count)
+
+
+def bytes_per_image(engine: Engine, plan: Plan) -> int:
+    """What a step holds for each synthetic image of the losses behind a plan: its graphs, its pairs with all real images, and
+    its part of what its class needs once: the features of the class's real images, and copies of the weights where gradients
+    are matched.
     """
-    net, plan = engine.parts.net, engine.plan
+    net, count = engine.parts.net, engine.num_images(plan)
     numbers = GRAPH_COPIES * (plan.graph_copies * net.activations_per_image + plan.own_activations)
-    numbers += engine.num_real * (net.num_entries(plan.taps) / engine.num_virtual + plan.entries_per_pair)
-    numbers += plan.weight_vectors_per_class * net.num_parameters * engine.data.num_classes / engine.num_virtual
+    numbers += engine.num_real * (net.num_entries(plan.taps) / count + plan.entries_per_pair)
+    numbers += plan.weight_vectors_per_class * net.num_parameters * engine.data.num_classes / count
     return int(4 * numbers)
 
 
@@ -86,7 +98,7 @@ def bytes_per_step(engine: Engine) -> int:
 
 
 def _fit_device(engine: Engine) -> None:
-    smallest = engine.smallest_chunk()
+    smallest = min(least_images(engine, piece) for piece in engine.pieces)
     engine.chunk_images = min(engine.chunk_images, max(smallest, engine.num_virtual))
     while True:
         try:

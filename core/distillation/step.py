@@ -134,14 +134,18 @@ class Step:
         """All classes of the iteration that this step is cut from; nothing that was computed for some of them is kept."""
         return replace(self, start=0, stop=self.data.num_classes, _augmented={}, _features={})
 
+    def of(self, plan: Plan) -> Step:
+        """This step for the losses behind a plan: none of what was computed for others is kept."""
+        return replace(self, plan=plan, _augmented={}, _features={})
+
     def chunks(self, limit: int) -> Iterator[Step]:
         """This step cut into runs of classes with at most `limit` synthetic images each; itself when it must stay whole."""
-        if not self.plan.separable or self.forward.mixes_images or any(d.kind != "per_class" for d in self.syn.draws):
+        if not self.plan.separable or self.forward.mixes_images or any(d.kind != "per_class" for d in self.plan.syn):
             yield self
             return
-        per_class = [rows.shape[1] for rows in self.syn.rows]
+        per_class = sum(self.syn.rows[self.syn.draws.index(draw)].shape[1] for draw in self.plan.syn)
         count = self.stop - self.start
-        _, size = chunk_sizes(count, max(1, limit // max(1, sum(per_class))))
+        _, size = chunk_sizes(count, max(1, limit // max(1, per_class)))
         for first in range(self.start, self.stop, size):
             yield replace(self, start=first, stop=min(first + size, self.stop), _augmented={}, _features={})
 

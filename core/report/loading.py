@@ -5,10 +5,11 @@ from __future__ import annotations
 from core.catalogue import DatasetInfo
 
 
-def snippets(info: DatasetInfo, *, soft: bool = False, whitened: bool = False) -> dict[str, str]:
+def snippets(info: DatasetInfo, *, soft: bool = False, whitened: bool = False, factored: bool = False) -> dict[str, str]:
     """Program text by form; every program ends with normalised images (N, C, H, W) and their labels, or a data set of both.
 
-    Where labels are `soft`, programs that read tensors give these too; a `whitened` set brings its matrix.
+    Where labels are `soft`, programs that read tensors give these too; a `whitened` set brings its matrix; one that is
+    `factored` can be made of its factors, too.
     """
     column = '\nsoft_labels = np.array(data["soft_label"][:], np.float32)' if soft else ""
     tensor = '\nsoft_labels = data["soft_labels"]' if soft else ""
@@ -29,7 +30,7 @@ normalise = transforms.LinearTransformation(whitening["whitening_matrix"], white
 pixels, mean, std = np.stack(data["image"][:]) / 255, {mean}, {std}
 images = ((pixels - mean) / std){to_channels_first}.astype(np.float32)"""
         normalise = f"normalise = transforms.Normalize({mean}, {std})"
-    return {
+    forms = {
         "parquet": f"""\
 import numpy as np
 from datasets import load_dataset
@@ -49,3 +50,10 @@ images, labels = data["images"], data["labels"]{tensor}""",
 normalise = transforms.Compose([{grey}transforms.ToTensor(), normalise])
 data = datasets.ImageFolder("images", normalise)  # data[0] is (image, label)""",
     }
+    if factored:
+        forms["factors"] = """\
+from decode_factors import decode
+from safetensors.numpy import load_file
+
+images, labels = decode(load_file("factors.safetensors"))"""
+    return forms

@@ -93,7 +93,8 @@ def _shown(items: Sequence[Picture], cut: Cut, classes: tuple[str, ...]) -> list
 
 def _title(outcome: Outcome) -> str:
     plural = "image" if outcome.spec.ipc == 1 else "images"
-    return f"{outcome.info.title}, {outcome.spec.ipc} {plural} per class"
+    budget = "a budget of " if outcome.factors else ""
+    return f"{outcome.info.title}, {budget}{outcome.spec.ipc} {plural} per class"
 
 
 def _length(method: MethodSpec) -> str:
@@ -186,7 +187,9 @@ def render(
         "curves": [(_uri(light), _uri(dark)) for light, dark in zip(drawn, dark_drawn, strict=True)],
         "normalisation": normalisation(outcome),
         "facts": _facts(outcome),
-        "load": snippets(info, soft=outcome.soft_labels is not None, whitened=outcome.whitened is not None),
+        "load": snippets(
+            info, soft=outcome.soft_labels is not None, whitened=outcome.whitened is not None, factored=bool(outcome.factors)
+        ),
         "files": {path.name: path.stat().st_size for path in files},
         "spec_json": json.dumps(outcome.spec.model_dump(mode="json"), indent=2, ensure_ascii=False),
     }

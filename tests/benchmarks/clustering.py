@@ -1,6 +1,6 @@
 """K-means of classes: ours against scikit-learn, interleaved in one run, with the inertia that each reaches.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/clustering.py --data-root DATA --out results.json
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.clustering --data-root DATA --out results.json
 
 Fashion-MNIST, `flat` features of a ConvNet-3 with random weights, of width 32 (512 features) and 128 (2048), 500 and 6000
 images of each of ten classes, 128 clusters of each class. Compared are
@@ -15,7 +15,6 @@ computed alike for all, in float64. Read CPU seconds with one thread; wall time 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import sys
@@ -39,6 +38,7 @@ from core.networks.build import build_network
 from core.networks.network import Forward
 from core.settings import get_settings
 from core.specs.network import ConvNetSpec
+from tests.benchmarks.interleaved import publish
 
 NUM_CLUSTERS = 128
 SIZES = (500, 6000)
@@ -119,9 +119,7 @@ def main() -> int:
         "clusters": NUM_CLUSTERS, "classes": data.num_classes, "rows": rows, "threads": torch.get_num_threads(),
         "machine": platform.machine(), "torch": torch.__version__, "scikit_learn": sklearn.__version__,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    publish(result, options.out)
     return 0 if all(row["inertia_ratio_to_ours"]["kmeans"] > 0.98 for row in rows) else 1
 
 

@@ -1,6 +1,6 @@
 """Seconds per DM iteration: ours against plain per-class loops, interleaved in one run, at equal numerical result.
 
-    python tests/benchmarks/dm_step.py --data-root DATA --out results.json
+    python -m tests.benchmarks.dm_step --data-root DATA --out results.json
 
 Fashion-MNIST, ConvNet-3 width 32, ipc 10, 64 real images per class. Compared are
     ours       the engine, with compiled passes
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import statistics
 import sys
@@ -41,7 +40,7 @@ from core.progress import Record
 from core.settings import get_settings
 from core.specs.job import DistillationSpec, JobRequest
 from core.specs.resolve import resolve
-from worker.child import MALLOC
+from tests.benchmarks.interleaved import as_a_child, in_turn, publish, ratio
 
 REQUEST = {"dataset": {"name": "fashion-mnist"}, "ipc": 10, "recipe": "dm", "scale": "small"}
 
@@ -133,9 +132,7 @@ def main() -> int:
     parser.add_argument("--iterations", type=int, default=4, help="iterations of each variant in a round")
     options = parser.parse_args()
 
-    if MALLOC.items() - os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})  # glibc reads them at start only
-
+    as_a_child()
     spec = resolve(JobRequest.model_validate_json(json.dumps(REQUEST)))
     info = dataset_info(spec.dataset.name)
     with tempfile.TemporaryDirectory() as scratch:
@@ -149,7 +146,6 @@ def main() -> int:
     started = time.perf_counter()
     engine.iterate()
     warm_up = time.perf_counter() - started
-    runs: dict[str, Callable[[], object]] = {"ours": engine.iterate, "plain": plain.iterate, "published": published.iterate}
     plain.iterate()
     published.iterate()
     start = engine.initial
@@ -158,24 +154,17 @@ def main() -> int:
         "ours": float((engine.decoded()[0] - start - moved).norm() / moved.norm()),
         "published": float((published.pixels.detach() - start - moved).norm() / moved.norm()),
     }
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    work: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(options.rounds):
-        for name, iterate in runs.items():
-            started, spent = time.perf_counter(), time.process_time()
-            for _ in range(options.iterations):
-                iterate()
-            times[name].append((time.perf_counter() - started) / options.iterations)
-            work[name].append((time.process_time() - spent) / options.iterations)
-
-    median = {name: statistics.median(values) for name, values in times.items()}
+    runs: dict[str, Callable[[int], object]] = {
+        "ours": lambda _: engine.iterate(), "plain": lambda _: plain.iterate(), "published": lambda _: published.iterate(),
+    }
+    times, work = in_turn(runs, rounds=options.rounds, repetitions=options.iterations)
     result = {
-        "seconds_per_iteration": median,
+        "seconds_per_iteration": {name: statistics.median(values) for name, values in times.items()},
         "fastest_seconds_per_iteration": {name: min(values) for name, values in times.items()},
         "cpu_seconds_per_iteration": {name: statistics.median(values) for name, values in work.items()},
-        "cpu_ratio_to_plain": statistics.median(p / o for p, o in zip(work["plain"], work["ours"], strict=True)),
-        "ratio_to_plain": statistics.median(p / o for p, o in zip(times["plain"], times["ours"], strict=True)),
-        "ratio_to_published": statistics.median(p / o for p, o in zip(times["published"], times["ours"], strict=True)),
+        "cpu_ratio_to_plain": ratio(work, "plain"),
+        "ratio_to_plain": ratio(times, "plain"),
+        "ratio_to_published": ratio(times, "published"),
         "relative_difference_of_first_update": difference,
         "warm_up_seconds": warm_up,
         "rounds": options.rounds,
@@ -184,9 +173,7 @@ def main() -> int:
         "machine": platform.machine(),
         "torch": torch.__version__,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    publish(result, options.out)
     return 0 if max(difference.values()) < 1e-4 else 1
 
 

@@ -1,6 +1,6 @@
 """Seconds per gradient of each objective: the engine against a plain per-class loop, interleaved in one run, at equal result.
 
-    python tests/benchmarks/family_step.py --data-root DATA --out tests/benchmarks/results/family_step.json
+    python -m tests.benchmarks.family_step --data-root DATA --out tests/benchmarks/results/family_step.json
 
 Fashion-MNIST, ConvNet-3 of width 32, ipc 10, 64 real images per class, the recipes at small scale. The plain loop is the
 obvious one: eager, one class after another, covariances as full matrices, distances by `cdist`, the graph of every class
@@ -12,13 +12,9 @@ OMP_NUM_THREADS to the number of free cores.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import platform
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,15 +25,10 @@ from torch import Tensor
 from core.catalogue import dataset_info
 from core.data.prepare import prepare
 from core.data.real_set import RealSet
-from core.distillation.build import build
 from core.distillation.engine import Engine
-from core.experts import TrainedHere
 from core.networks.network import Tensors
-from core.progress import Record
 from core.settings import get_settings
-from core.specs.job import JobRequest
-from core.specs.resolve import resolve
-from worker.child import MALLOC
+from tests.benchmarks.interleaved import against_plain, as_a_child, publish
 
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 LAYERS = (("activation1", 0.1), ("activation2", 0.1), ("activation3", 1.0), ("flat", 2.0))
@@ -94,43 +85,17 @@ def plain_gradient(engine: Engine, loss: Callable[[Tensors, Tensors], Tensor], n
     return step.syn.images.grad
 
 
-def engine_gradient(engine: Engine, number: int) -> Tensor:
-    """The same by the engine."""
-    step, _ = engine._gradient(number)
-    for tensor in engine._learned:
-        tensor.grad = None
-    assert step.syn.images.grad is not None
-    return step.syn.images.grad
-
-
 def measure(case: str, data: RealSet, rounds: int, iterations: int) -> dict[str, object]:
     """Time both, in turn."""
     recipe, loss = CASES[case]
-    method = {"terms": [], "models": {"kind": "fresh_random"}, "num_iterations": 300, "num_networks": None}
-    body = {"dataset": {"name": "fashion-mnist"}, "ipc": 10, "recipe": recipe, "scale": "small", "method": method}
-    spec = resolve(JobRequest.model_validate_json(json.dumps(body)))
-    experts = TrainedHere(data)
-    engines = [
-        Engine(build(spec, data, experts), data, seed=0, num_iterations=300, record=Record(), compiled=compiled)
-        for compiled in (True, False)
-    ]
-    ours, plain = engine_gradient(engines[0], 0), plain_gradient(engines[1], loss, 0)
-    runs: dict[str, Callable[[int], object]] = {
-        "ours": lambda n: engine_gradient(engines[0], n), "plain": lambda n: plain_gradient(engines[1], loss, n),
-    }
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            for i in range(iterations):
-                run(1 + turn * iterations + i)
-            times[name].append((time.perf_counter() - started) / iterations)
+    found = against_plain(
+        recipe, data, lambda engine, number: plain_gradient(engine, loss, number), rounds=rounds, iterations=iterations,
+        terms=[],
+    )
     return {
-        "recipe": recipe, "synthetic_images": len(ours),
-        "seconds": {name: round(statistics.median(values), 5) for name, values in times.items()},
-        "ratio": round(statistics.median(p / o for p, o in zip(times["plain"], times["ours"], strict=True)), 3),
-        "relative_difference_of_gradient": float((ours - plain).norm() / plain.norm()),
-        "median_of_images": float(((ours - plain).flatten(1).norm(dim=1) / plain.flatten(1).norm(dim=1)).median()),
+        "recipe": recipe, "synthetic_images": len(found.ours), "seconds": found.seconds, "ratio": found.ratio,
+        "relative_difference_of_gradient": float((found.ours - found.plain).norm() / found.plain.norm()),
+        "median_of_images": found.median_difference,
     }
 
 
@@ -142,8 +107,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--iterations", type=int, default=3)
     options = parser.parse_args()
-    if MALLOC.items() - os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})  # glibc reads them at start only
+    as_a_child()
     info = dataset_info("fashion-mnist")
     with tempfile.TemporaryDirectory() as scratch:
         prepare(info.name, options.data_root, Path(scratch) / info.name)
@@ -153,9 +117,7 @@ def main() -> int:
         "objectives": found, "rounds": options.rounds, "iterations_per_round": options.iterations,
         "threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
-    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+    publish(document, options.out)
     return 0
 
 

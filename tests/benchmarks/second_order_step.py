@@ -1,6 +1,6 @@
 """Seconds and memory of the objectives that differentiate a gradient, against plain implementations, at equal result.
 
-    python tests/benchmarks/second_order_step.py --data-root DATA --out tests/benchmarks/results/second_order_step.json
+    python -m tests.benchmarks.second_order_step --data-root DATA --out tests/benchmarks/results/second_order_step.json
 
 Fashion-MNIST, ConvNet-3 of width 32, ipc 10. `gradient`: one iteration of DSA and of IDC at small scale against the obvious
 loop, eager, one class after another with the graph of every class kept to one backward pass, interleaved in one run.
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import platform
 import resource
 import statistics
@@ -33,18 +32,15 @@ from core.catalogue import dataset_info
 from core.data.real_set import RealSet
 from core.data.sources import READERS
 from core.distillation.augmentation.build import build_augmentation
-from core.distillation.build import build
 from core.distillation.engine import Engine
 from core.distillation.objectives.trajectory import Segment, TrainingStep, sweep, unroll
 from core.distillation.randomness import rng
-from core.experts import TrainedHere
 from core.networks.build import build_network
-from core.progress import Record
 from core.settings import get_settings
 from core.specs.job import JobRequest
 from core.specs.network import ConvNetSpec
 from core.specs.resolve import resolve
-from worker.child import MALLOC
+from tests.benchmarks.interleaved import against_plain, as_a_child, publish
 
 STEPS = (5, 10, 20, 40)
 BATCH = 40
@@ -92,43 +88,14 @@ def plain_gradient(engine: Engine, loss: Callable[[list[Tensor], list[Tensor]], 
     return step.syn.images.grad
 
 
-def engine_gradient(engine: Engine, number: int) -> Tensor:
-    """The same by the engine."""
-    step, _ = engine._gradient(number)
-    for tensor in engine._learned:
-        tensor.grad = None
-    assert step.syn.images.grad is not None
-    return step.syn.images.grad
-
-
 def gradient_case(recipe: str, data_root: Path, rounds: int, iterations: int) -> dict[str, Any]:
     """Time both, in turn."""
-    method = {"models": {"kind": "fresh_random"}, "num_iterations": 300, "num_networks": None}
-    body = {"dataset": {"name": "fashion-mnist"}, "ipc": 10, "recipe": recipe, "scale": "small", "method": method}
-    spec = resolve(JobRequest.model_validate_json(json.dumps(body)))
-    data = _fashion_mnist(data_root)
-    experts = TrainedHere(data)
-    engines = [
-        Engine(build(spec, data, experts), data, seed=0, num_iterations=300, record=Record(), compiled=compiled)
-        for compiled in (True, False)
-    ]
-    ours, plain = engine_gradient(engines[0], 0), plain_gradient(engines[1], CASES[recipe], 0)
-    runs: dict[str, Callable[[int], object]] = {
-        "ours": lambda n: engine_gradient(engines[0], n), "plain": lambda n: plain_gradient(engines[1], CASES[recipe], n),
-    }
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            for i in range(iterations):
-                run(1 + turn * iterations + i)
-            times[name].append((time.perf_counter() - started) / iterations)
+    found = against_plain(
+        recipe, _fashion_mnist(data_root), lambda engine, number: plain_gradient(engine, CASES[recipe], number),
+        rounds=rounds, iterations=iterations,
+    )
     return {
-        "seconds": {name: round(statistics.median(values), 5) for name, values in times.items()},
-        "ratio": round(statistics.median(p / o for p, o in zip(times["plain"], times["ours"], strict=True)), 3),
-        "median_relative_difference_of_images": float(
-            ((ours - plain).flatten(1).norm(dim=1) / plain.flatten(1).norm(dim=1)).median()
-        ),
+        "seconds": found.seconds, "ratio": found.ratio, "median_relative_difference_of_images": found.median_difference,
     }
 
 
@@ -186,8 +153,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/second_order_step.json"))
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    if MALLOC.items() - os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})  # glibc reads them at start only
+    as_a_child()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as executor:
         gradient = {
@@ -204,9 +170,7 @@ def main() -> int:
         "gradient": gradient, "trajectory_by_number_of_steps": trajectory, "batch_of_a_step": BATCH, "rounds": options.rounds,
         "threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
-    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+    publish(document, options.out)
     return 0
 
 

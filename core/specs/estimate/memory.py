@@ -7,7 +7,16 @@ where gradients are differentiated again; and vectors of the size of the network
 from __future__ import annotations
 
 from core.catalogue import DatasetInfo
-from core.specs.estimate.costs import Worker, cost_of, num_layers, num_real, shown, step_images, trained_per_iteration
+from core.specs.estimate.costs import (
+    Worker,
+    cost_of,
+    num_layers,
+    num_real,
+    paired_images,
+    shown,
+    step_images,
+    trained_per_iteration,
+)
 from core.specs.job import DistillationSpec
 from core.specs.objective import GradientSpec, LayerwiseFeatureSpec, ObjectiveSpec, TrajectorySpec
 from core.specs.storage import decoder_entries, images_per_class
@@ -66,28 +75,49 @@ def peak_memory(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> in
 
 
 def _step_numbers(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> float:
-    """Numbers that a step keeps."""
-    method, cost = spec.method, cost_of(spec.method.network, info)
-    objective, terms, seen = method.objective, method.terms, shown(spec, info)
-    own = sum(cost_of(term.network, info).activations for term in terms if isinstance(term, ClassCentralizationSpec))
-    kept = _kept(spec, info, worker)
-    numbers = GRAPH_COPIES * (graph_copies(objective) * cost.activations + own) * kept
-    numbers += decoder_entries(method.parameterization, info) * seen
+    """Numbers that a step keeps: some however it is cut, and the larger of what couples the classes and of what is cut."""
+    method = spec.method
+    numbers = float(decoder_entries(method.parameterization, info) * shown(spec, info))
     if not has_batch_norm(method.network):
-        classes = kept / images_per_class(method.parameterization, spec.ipc, info).seen
-        vectors = weight_vectors(objective) + weight_vectors_per_class(objective) * classes
-        numbers += vectors * num_parameters(method.network, info)
-    if isinstance(objective, LayerwiseFeatureSpec):  # the layers of the real images, which the loss looks at together
-        numbers += cost.activations * num_real(spec, info)
-    if any(isinstance(term, MutualInformationSpec) for term in terms):  # a score, and what becomes of it
-        numbers += 2 * num_layers(method.network) * seen * num_real(spec, info)
+        numbers += weight_vectors(method.objective) * num_parameters(method.network, info)
+    return numbers + max(_whole_numbers(spec, info), _cut_numbers(spec, info, worker))
+
+
+def _whole_numbers(spec: DistillationSpec, info: DatasetInfo) -> float:
+    """Graphs of the losses that look at all classes at once, and what the mutual information keeps for each pair."""
+    method, cost = spec.method, cost_of(spec.method.network, info)
+    seen, real = images_per_class(method.parameterization, spec.ipc, info).seen * info.num_classes, num_real(spec, info)
+    graphs = float(seen) if _features_are_whole(spec) else 0.0
+    numbers = 0.0
+    if isinstance(method.objective, TrajectorySpec):
+        graphs += graph_copies(method.objective) * step_images(spec, info, method.objective)
+    if isinstance(method.objective, LayerwiseFeatureSpec):  # the layers of the real images
+        numbers += cost.activations * real
+    for term in method.terms:
+        if isinstance(term, AdversarialContrastSpec):
+            graphs += paired_images(spec, info, term)
+        if isinstance(term, MutualInformationSpec):  # a score, and what becomes of it
+            numbers += 2 * num_layers(method.network) * seen * real
+    return numbers + GRAPH_COPIES * cost.activations * graphs
+
+
+def _cut_numbers(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> float:
+    """Graphs, and gradients, of the classes that the other losses look at together: one class at least."""
+    method, cost = spec.method, cost_of(spec.method.network, info)
+    per_class = images_per_class(method.parameterization, spec.ipc, info).seen
+    images = min(per_class * info.num_classes, max(per_class, worker.graph_images))
+    of_objective = not isinstance(method.objective, TrajectorySpec) and (
+        isinstance(method.objective, GradientSpec) or not _features_are_whole(spec)
+    )
+    activations = graph_copies(method.objective) * cost.activations if of_objective else 0.0
+    others = [term.network for term in method.terms if isinstance(term, ClassCentralizationSpec)]
+    activations += sum(cost_of(network, info).activations for network in others)
+    numbers = GRAPH_COPIES * activations * images
+    if not has_batch_norm(method.network):
+        numbers += weight_vectors_per_class(method.objective) * images / per_class * num_parameters(method.network, info)
     return numbers
 
 
-def _kept(spec: DistillationSpec, info: DatasetInfo, worker: Worker) -> int:
-    """Synthetic images whose graph is kept at once: of a training step, or all of them where a loss couples the classes."""
-    seen, terms, objective = shown(spec, info), spec.method.terms, spec.method.objective
-    if isinstance(objective, TrajectorySpec):
-        return seen if terms else step_images(spec, info, objective)
-    coupled = any(isinstance(t, (AdversarialContrastSpec, ClassDiscriminativeSpec, MutualInformationSpec)) for t in terms)
-    return seen if coupled else min(seen, worker.graph_images)
+def _features_are_whole(spec: DistillationSpec) -> bool:
+    """Whether a term looks at the features of all classes at once."""
+    return any(isinstance(term, (ClassDiscriminativeSpec, MutualInformationSpec)) for term in spec.method.terms)

@@ -271,10 +271,10 @@ class TestExperts:
         assert of(ResultLine, lines)
 
     @pytest.mark.parametrize(("parameterization", "stored"), [
-        ({"kind": "pixels"}, {"pixels": 640, "labels": 100, "rate": 1}),
+        ({"kind": "pixels"}, {"pixels": 640, "labels": 100}),
         (
             {"kind": "bases_hallucinators", "num_hallucinators": 2},
-            {"bases": 640, "hallucinators": 2 * 92, "labels": 200, "rate": 1},
+            {"bases": 640, "hallucinators": 2 * 92, "labels": 200},
         ),
     ])
     def test_trajectories_serve_a_whitened_set_with_a_rate_and_labels_of_its_own(

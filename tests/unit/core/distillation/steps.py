@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -72,3 +73,23 @@ def step_for(
     for name, value in fields.items():
         setattr(step, name, value)
     return step
+
+
+class Doubled:
+    """A real set whose images come in float64."""
+
+    def __init__(self, data: RealSet) -> None:
+        self._data = data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._data, name)
+
+    def gather(self, index: Tensor) -> Tensor:
+        return self._data.gather(index).double()
+
+
+def doubled(step: Step) -> Step:
+    """The same step in float64: weights, synthetic images, and real ones."""
+    images = step.syn.images.detach().double().requires_grad_()
+    weights = replace(step.weights, params=step.weights.params.double())
+    return replace(step, syn=replace(step.syn, images=images), weights=weights, data=cast(Any, Doubled(step.data)))

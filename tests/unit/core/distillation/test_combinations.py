@@ -14,11 +14,13 @@ from core.distillation.build import build
 from core.distillation.distil import distil
 from core.distillation.engine import Engine
 from core.distillation.objectives.trajectory import ALL, Trajectory
+from core.distillation.probe import least_images
 from core.experts import TrainedHere
 from core.networks.build import build_network
 from core.progress import Record
 from core.specs.network import MLPSpec
 from core.training import NetworkStep, Schedule, Trainer, TrainState, epoch_order
+from tests.unit.core.distillation.resumption import assert_resumes_exactly
 
 pytestmark = pytest.mark.unit
 
@@ -55,20 +57,6 @@ def engine_of(digits: RealSet, small_spec: Any, experts: TrainedHere) -> Any:
     return make
 
 
-def same_after_resume(engine_of: Any, method: dict[str, Any]) -> None:
-    whole = engine_of(**method)
-    states = []
-    for _ in range(4):
-        states.append(whole.state())
-        whole.iterate()
-    for cut in (1, 2, 3):
-        resumed = engine_of(**method)
-        resumed.load(cut, states[cut])
-        while resumed.completed < 4:
-            resumed.iterate()
-        assert {k: v.tolist() for k, v in resumed.state().items()} == {k: v.tolist() for k, v in whole.state().items()}
-
-
 class TestFactorsUnderTrajectories:
     @pytest.mark.parametrize(("batch_size", "sizes"), [(8, [8, 8, 4, 8]), (0, [20] * 4), (99, [20] * 4)])
     def test_a_step_sees_bases_through_one_hallucinator(self, engine_of: Any, batch_size: int, sizes: list[int]) -> None:
@@ -88,7 +76,8 @@ class TestFactorsUnderTrajectories:
         for batch_size, images in ((8, 8), (0, BASES)):
             engine = engine_of(**on_trajectories(batch_size=batch_size), **FACTORS)
             assert engine.num_virtual == BASES * HALLUCINATORS
-            assert engine.smallest_chunk() == images
+            (piece,) = engine.pieces
+            assert least_images(engine, piece) == images
 
     def test_both_factors_learn_alike_by_the_sweep_and_unrolled(self, engine_of: Any) -> None:
         found = []
@@ -103,7 +92,7 @@ class TestFactorsUnderTrajectories:
 
     def test_resume_with_adversary_labels_and_rate(self, engine_of: Any) -> None:
         extras = {"terms": [{"kind": "adversarial_contrast"}, CONTRAST], "labels": {"kind": "learned"}}
-        same_after_resume(engine_of, on_trajectories(**extras, **FACTORS))
+        assert_resumes_exactly(lambda: engine_of(**on_trajectories(**extras, **FACTORS)))
 
 
 class TestLabelsOfVirtualImages:
@@ -195,7 +184,8 @@ class TestContrastUnderTrajectories:
         engine = engine_of(**on_trajectories(terms=[CONTRAST], selection=SELECTED))
         assert [draw.kind for draw in engine.plan.syn] == ["all", "per_class"]
         assert engine.num_real == 60
-        assert engine.smallest_chunk() == engine.num_virtual == 40
+        (piece,) = engine.pieces
+        assert least_images(engine, piece) == engine.num_virtual == 40
         step, _ = engine._prepare(0)
         assert [part is step for part in step.chunks(1)] == [True]
         objective, term = engine.parts.losses
@@ -214,7 +204,7 @@ class TestContrastUnderTrajectories:
         assert not torch.allclose(*found)
 
     def test_resume_with_representative_selection(self, engine_of: Any) -> None:
-        same_after_resume(engine_of, on_trajectories(terms=[CONTRAST], selection=SELECTED))
+        assert_resumes_exactly(lambda: engine_of(**on_trajectories(terms=[CONTRAST], selection=SELECTED)))
 
 
 @pytest.mark.parametrize("objective", [{"kind": "gradient"}, {"kind": "gradient", "grouping": "summed", "summed_from_step": 0}])

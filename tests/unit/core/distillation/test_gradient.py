@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,7 +25,8 @@ from core.networks.network import Network
 from core.progress import Record
 from core.specs.network import ConvNetSpec, MLPSpec
 from core.specs.objective import GradientSpec
-from tests.unit.core.distillation.steps import IPC, NUM_CLASSES, real_images, small_net, step_for
+from tests.unit.core.distillation.resumption import assert_resumes_exactly
+from tests.unit.core.distillation.steps import IPC, NUM_CLASSES, doubled, real_images, small_net, step_for
 
 pytestmark = pytest.mark.unit
 
@@ -61,23 +61,6 @@ def plain_distance(spec: GradientSpec, net: Network, real: Tensor, syn: Tensor) 
             return ((a - b) ** 2).sum()
         case _:
             return (a - b).abs().sum()
-
-
-def doubled(step: Any) -> Any:
-    """The same step in float64: weights, synthetic images, and real ones behind `images`."""
-    images = step.syn.images.detach().double().requires_grad_()
-    step.syn = step.syn.__class__(images, step.syn.labels, step.syn.classes, step.syn.rows, step.syn.draws)
-    step.weights = step.weights.__class__(
-        step.weights.net, step.weights.params.double(), index=step.weights.index, age=step.weights.age
-    )
-    gather = step.data.gather
-    step.data = Doubled(step.data, lambda index: gather(index).double())
-    return step
-
-
-class Doubled:
-    def __init__(self, data: RealSet, gather: Callable[[Tensor], Tensor]) -> None:
-        self.labels, self.num_classes, self.gather = data.labels, data.num_classes, gather
 
 
 class TestDistances:
@@ -133,11 +116,12 @@ class TestGradients:
         index = real_images(digits, 5)
         return Labelled.of(digits.gather(index).double().requires_grad_(), digits.labels[index], None)
 
-    @pytest.mark.parametrize("from_images", [1, 100], ids=["one by one", "batched"])
-    def test_equal_a_loop_and_so_do_their_image_gradients(
-        self, digits: RealSet, groups: Labelled, from_images: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setitem(class_gradients.BATCHED_BELOW, "cpu", from_images)
+    @pytest.fixture(params=[1, 100], ids=["one by one", "batched"])
+    def both_ways(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(class_gradients.BATCHED_BELOW, "cpu", request.param)
+
+    @pytest.mark.usefixtures("both_ways")
+    def test_equal_a_loop_and_so_do_their_image_gradients(self, digits: RealSet, groups: Labelled) -> None:
         net = small_net(digits)
         params = net.init(rng(0, "network")).double()
         expected = torch.stack([plain_gradient(net, params, *pair) for pair in zip(*groups[:2], strict=True)])
@@ -147,11 +131,8 @@ class TestGradients:
         ours, theirs = (torch.autograd.grad((value * pull).sum(), groups.images)[0] for value in (found, expected))
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
 
-    @pytest.mark.parametrize("from_images", [1, 100], ids=["one by one", "batched"])
-    def test_soft_targets_get_a_gradient(
-        self, digits: RealSet, groups: Labelled, from_images: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setitem(class_gradients.BATCHED_BELOW, "cpu", from_images)
+    @pytest.mark.usefixtures("both_ways")
+    def test_soft_targets_get_a_gradient(self, digits: RealSet, groups: Labelled) -> None:
         net = small_net(digits)
         params = net.init(rng(0, "network")).double()
         soft = F.one_hot(groups.targets, NUM_CLASSES).double().requires_grad_()
@@ -169,12 +150,12 @@ class TestGradients:
         torch.testing.assert_close(found[0], mixed, rtol=1e-10, atol=1e-14)
         torch.testing.assert_close(found[0], ClassGradients(net)(params, {}, groups).mean(0), rtol=1e-10, atol=1e-14)
 
-    @pytest.mark.parametrize(("chunk", "from_images"), [(2, 1), (3, 1), (2, 100), (64, 100)])
+    @pytest.mark.usefixtures("both_ways")
+    @pytest.mark.parametrize("chunk", [2, 3, 64])
     @pytest.mark.parametrize("compiled", [False, True])
     def test_blocks_of_images_add_up(
-        self, digits: RealSet, groups: Labelled, chunk: int, from_images: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+        self, digits: RealSet, groups: Labelled, chunk: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(class_gradients.BATCHED_BELOW, "cpu", from_images)
         monkeypatch.setattr(compilation, "compiled", lambda function: function)  # compiling takes half a minute
         monkeypatch.setattr(compilation, "CHUNK_IMAGES", chunk)
         net = small_net(digits)
@@ -359,18 +340,8 @@ class TestRecipes:
         def engine() -> Engine:
             return Engine(build(spec, digits, TrainedHere(digits)), digits, seed=0, num_iterations=4, record=Record())
 
-        whole = engine()
-        for _ in range(4):
-            whole.iterate()
+        whole = assert_resumes_exactly(engine)
         assert not torch.equal(whole.decoded()[0], whole.initial)
-        for cut in (1, 2, 3):
-            first, second = engine(), engine()
-            for _ in range(cut):
-                first.iterate()
-            second.load(cut, first.state())
-            while second.completed < 4:
-                second.iterate()
-            assert {k: v.tolist() for k, v in second.state().items()} == {k: v.tolist() for k, v in whole.state().items()}
 
     def test_representative_images_and_their_shares_reach_the_gradient(self, digits: RealSet, small_spec: Any) -> None:
         selection = {"kind": "representative", "real_batch_per_class": 4, "refresh_every": 2, "weighting": "cluster_size"}

@@ -26,6 +26,16 @@ def engine_of(digits: RealSet, small_spec: Any, **method: Any) -> Engine:
     return Engine(parts, digits, seed=0, num_iterations=4, record=Record())
 
 
+def of_image(engine: Engine) -> int:
+    (piece,) = engine.pieces
+    return probe.bytes_per_image(engine, piece.plan)
+
+
+def least(engine: Engine) -> int:
+    (piece,) = engine.pieces
+    return probe.least_images(engine, piece)
+
+
 def bytes_of(engine: Engine) -> dict[str, list[Any]]:
     return {name: tensor.tolist() for name, tensor in engine.state().items()}
 
@@ -44,7 +54,7 @@ def test_nothing_moves_and_the_result_is_the_same(digits: RealSet, small_spec: A
 
 def test_a_step_that_does_not_fit_is_cut_with_equal_gradient(digits: RealSet, small_spec: Any) -> None:
     whole, cut = engine_of(digits, small_spec), engine_of(digits, small_spec)
-    probe._fit_host(cut, free=int(probe.bytes_per_image(cut) * 5 / probe.SHARE) + 1)
+    probe._fit_host(cut, free=int(of_image(cut) * 5 / probe.SHARE) + 1)
     assert cut.chunk_images == 5
     whole.iterate()
     cut.iterate()
@@ -61,8 +71,8 @@ def test_a_trajectory_keeps_the_graph_of_one_batch_or_of_all_steps(
             "kind": "expert_segments", "num_networks": 1, "training": {"num_epochs": 1}, "span_epochs": 1, "max_start_epoch": 1,
         },
     )
-    assert engine.smallest_chunk() == 7
-    assert probe.bytes_per_image(engine) == 4 * GRAPH_COPIES * copies * engine.parts.net.activations_per_image
+    assert least(engine) == 7
+    assert of_image(engine) == 4 * GRAPH_COPIES * copies * engine.parts.net.activations_per_image
     assert probe.bytes_per_step(engine) == 4 * (3 + PATH_VECTORS) * engine.parts.net.num_parameters
     before = bytes_of(engine)
     probe.probe(engine)
@@ -73,8 +83,8 @@ def test_features_of_real_images_count(digits: RealSet, small_spec: Any) -> None
     plain, layers = engine_of(digits, small_spec), engine_of(digits, small_spec, objective={"kind": "layerwise_feature"})
     net = plain.parts.net  # one block of width 8 on 8 x 8 pixels
     graph, real_per_image = 4 * GRAPH_COPIES * net.activations_per_image, 6 / 2
-    assert probe.bytes_per_image(plain) == graph + 4 * real_per_image * 8 * 16
-    assert probe.bytes_per_image(layers) == graph + 4 * real_per_image * 8 * (16 + 64)
+    assert of_image(plain) == graph + 4 * real_per_image * 8 * 16
+    assert of_image(layers) == graph + 4 * real_per_image * 8 * (16 + 64)
 
 
 def test_networks_of_a_term_count(digits: RealSet, small_spec: Any) -> None:
@@ -82,15 +92,15 @@ def test_networks_of_a_term_count(digits: RealSet, small_spec: Any) -> None:
     term = {"kind": "class_centralization", "network": network, "num_networks": 1, "training": {"num_epochs": 0}}
     plain, with_term = engine_of(digits, small_spec), engine_of(digits, small_spec, terms=[term])
     own = 2 * (plain.parts.net.activations_per_image - 10) + 10  # twice the width, as many classes
-    assert probe.bytes_per_image(with_term) - probe.bytes_per_image(plain) == 4 * GRAPH_COPIES * own
+    assert of_image(with_term) - of_image(plain) == 4 * GRAPH_COPIES * own
 
 
 def test_a_gradient_that_is_differentiated_again_counts(digits: RealSet, small_spec: Any) -> None:
     engine = engine_of(digits, small_spec, objective={"kind": "gradient"})
     net = engine.parts.net
     graph, gradient = GRAPH_COPIES * SECOND_ORDER * net.activations_per_image, GRADIENT_VECTORS * net.num_parameters / 2
-    assert probe.bytes_per_image(engine) == 4 * (graph + gradient)
-    assert engine.smallest_chunk() == 2
+    assert of_image(engine) == 4 * (graph + gradient)
+    assert least(engine) == 2
 
 
 @pytest.mark.parametrize("grouping", ["per_class", "summed"])
@@ -107,7 +117,7 @@ def test_gradients_in_chunks_of_one_class_move_the_set_alike(digits: RealSet, sm
 def test_pairs_of_images_count(digits: RealSet, small_spec: Any) -> None:
     engine = engine_of(digits, small_spec, terms=[{"kind": "mutual_information"}])
     plain = engine_of(digits, small_spec)
-    more = probe.bytes_per_image(engine) - probe.bytes_per_image(plain)
+    more = of_image(engine) - of_image(plain)
     assert more == 4 * (6 / 2 * 8 + 2 * 60)  # the means of 8 channels, and two numbers for each of 60 real images
 
 
@@ -129,7 +139,20 @@ def test_a_class_that_does_not_fit_is_refused(digits: RealSet, small_spec: Any) 
 
 def test_losses_that_couple_classes_are_not_cut(digits: RealSet, small_spec: Any) -> None:
     engine = engine_of(digits, small_spec, terms=[{"kind": "class_discriminative"}])
-    assert engine.smallest_chunk() == 20
+    assert least(engine) == 20
+
+
+def test_what_couples_classes_is_refused_where_it_does_not_fit_and_the_rest_is_cut(digits: RealSet, small_spec: Any) -> None:
+    engine = engine_of(digits, small_spec, objective={"kind": "gradient"}, terms=[{"kind": "mutual_information"}])
+    whole, cut = engine.pieces
+    needed = 20 * probe.bytes_per_image(engine, whole.plan)
+    graph = GRAPH_COPIES * SECOND_ORDER * engine.parts.net.activations_per_image
+    assert probe.bytes_per_image(engine, cut.plan) == 4 * (graph + GRADIENT_VECTORS * engine.parts.net.num_parameters / 2)
+    assert probe.bytes_per_image(engine, whole.plan) < probe.bytes_per_image(engine, cut.plan)
+    probe._fit_host(engine, free=int(needed / probe.SHARE) + 1)
+    assert 2 <= engine.chunk_images == needed // probe.bytes_per_image(engine, cut.plan) < 20
+    with pytest.raises(HostMemoryError, match="at least 20 synthetic images"):
+        probe._fit_host(engine, free=int(needed / probe.SHARE) - 1)
 
 
 def test_a_full_device_halves_the_chunks_and_then_gives_up(digits: RealSet, small_spec: Any) -> None:

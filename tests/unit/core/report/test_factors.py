@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +94,22 @@ class TestReport:
         page = (out / "report.html").read_text()
         assert "an epoch shows 20, one of each 3 that stand for one another" in page
         assert "more than the 1,280 its budget allows" in page
+        assert "a budget of 2 images per class" in page
+        assert "20 bases through 3 hallucinators that all classes share" in page
+
+    def test_the_program_of_the_page_makes_the_images(
+        self, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = re.findall(r'<pre class="load" data-form="(\w+)">(.*?)</pre>', (out / "report.html").read_text(), re.DOTALL)
+        assert [form for form, _ in found] == ["parquet", "safetensors", "folder", "factors"]
+        shutil.copytree(out, tmp_path / "out")
+        monkeypatch.chdir(tmp_path / "out")
+        monkeypatch.syspath_prepend(tmp_path / "out")
+        names: dict[str, Any] = {}
+        exec(html.unescape(found[-1][1]), names)
+        data = load_file(out / "data.safetensors")
+        np.testing.assert_allclose(names["images"], data["images"], rtol=0, atol=2e-6)
+        assert np.array_equal(names["labels"], data["labels"])
 
     def test_manifest_says_how_to_decode(self, out: Path) -> None:
         manifest = json.loads((out / "manifest.json").read_text())
