@@ -21,7 +21,7 @@ from core.jobs.creation import columns
 from core.jobs.database import now
 from core.jobs.models import Artifact, Attempt, Event, IdempotencyKey, Job, Metric
 from core.jobs.states import State
-from core.specs.job import DistillationSpec
+from core.specs.job import RequestedSpec
 
 
 class Idempotency(NamedTuple):
@@ -48,7 +48,7 @@ class Jobs:
 
     # ------------------------------------------------------------------ create
 
-    def create(self, spec: DistillationSpec, idempotency: Idempotency | None) -> tuple[Job, bool]:
+    def create(self, spec: RequestedSpec, idempotency: Idempotency | None) -> tuple[Job, bool]:
         """Insert job, first event and idempotency key in the caller's transaction.
 
         Returns:

@@ -13,7 +13,7 @@ from core.specs.augmentation import AugmentationSpec
 from core.specs.dataset import DatasetSpec
 from core.specs.evaluation import PROTOCOLS, EvaluationSpec
 from core.specs.init import InitSpec
-from core.specs.job import DistillationSpec, JobRequest
+from core.specs.job import DistillationSpec, JobRequest, ProbeRequest
 from core.specs.legality import check
 from core.specs.merge import merge
 from core.specs.method import MethodSpec
@@ -133,7 +133,8 @@ def _pointer(prefix: str, location: tuple[int | str, ...], tree: Any) -> str:
 
 
 SCHEMAS: dict[str, Any] = {
-    "job-request": JobRequest, "job": DistillationSpec, "method": MethodSpec, "evaluation": EvaluationSpec,
+    "job-request": JobRequest, "probe-request": ProbeRequest, "job": DistillationSpec,
+    "method": MethodSpec, "evaluation": EvaluationSpec,
     "dataset": DatasetSpec, "network": NetworkSpec, "objective": ObjectiveSpec, "models": ModelsSpec,
     "parameterization": ParameterizationSpec, "selection": SelectionSpec, "terms": TermSpecs, "labels": LabelsSpec,
     "preprocessing": PreprocessingSpec, "augmentation": AugmentationSpec, "init": InitSpec, "optimizer": OptimizerSpec,
