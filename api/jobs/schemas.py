@@ -60,6 +60,7 @@ class JobLinks(BaseModel):
     stream: str
     artifacts: str
     cancel: str
+    retry: str
 
 
 class JobView(BaseModel):
@@ -89,6 +90,7 @@ class JobView(BaseModel):
     finished_at: datetime | None
     durations: Durations
     parent_id: str | None = Field(description="The job that asked for this one first.")
+    retried_from: str | None = Field(description="The job that this one repeats.")
     waiting_for: list[str] = Field(description="Jobs that have to succeed before this one runs, while it is `waiting`.")
     result: Json | None = Field(description="Summary of a succeeded job, with the ids of its `artifacts`.")
     error: JobError | None
@@ -112,11 +114,11 @@ def job_view(job: Job, at: datetime, waiting_for: Sequence[str] = ()) -> JobView
             running=_seconds(job.started_at, end) if job.started_at else None,
             total=_seconds(job.created_at, end),
         ),
-        parent_id=job.parent_id, waiting_for=list(waiting_for), result=job.result,
+        parent_id=job.parent_id, retried_from=job.retried_from, waiting_for=list(waiting_for), result=job.result,
         error=JobError.model_validate(job.error) if job.error else None,
         links=JobLinks(
             self=url, events=f"{url}/events", stream=f"{url}/events/stream", artifacts=f"{url}/artifacts",
-            cancel=f"{url}/cancel",
+            cancel=f"{url}/cancel", retry=f"{url}/retry",
         ),
     )
 

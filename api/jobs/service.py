@@ -1,4 +1,4 @@
-"""Creating a job from bytes: validation, one transaction, and a message after the commit."""
+"""Creating a job, new or as a repetition: validation, one transaction, and a message after the commit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from api.errors import InvalidHeaderError
 from api.jobs.schemas import JobValidation, JobView, budget_of, job_view
 from api.schemas import Json
 from core.catalogue import dataset_info
-from core.errors import IdempotencyInProgressError, InvalidCursorError, SpecError
+from core.errors import IdempotencyInProgressError, InvalidCursorError, InvalidStateError, SpecError
 from core.jobs.database import now
 from core.jobs.ids import is_id
 from core.jobs.models import Job
@@ -25,8 +25,18 @@ from core.jobs.states import State
 from core.settings import Settings
 from core.specs.base import digest
 from core.specs.estimate import estimate
-from core.specs.job import PRIORITIES, REQUESTS, JobRequest, ProbeRequest, ProbeSpec, RequestedSpec
-from core.specs.resolve import resolve, spec_error
+from core.specs.job import (
+    PRIORITIES,
+    REQUESTS,
+    DistillationSpec,
+    JobRequest,
+    ProbeRequest,
+    ProbeSpec,
+    RequestedSpec,
+    RetryRequest,
+    parse_job_spec,
+)
+from core.specs.resolve import repeat, resolve, spec_error
 from core.specs.trajectories import require_room
 
 SCOPE = "POST /v1/jobs"
@@ -113,10 +123,42 @@ def create(resources: Resources, tenant: str, tree: Json, spec: RequestedSpec, k
         DatabaseUnavailableError: nothing was stored, or the outcome is unknown; repeating with the key is safe.
     """
     idempotency = None if key is None else Idempotency(SCOPE, key, digest(tree))
+    return _create(resources, tenant, spec, idempotency, retried_from=None)
+
+
+def retry(resources: Resources, tenant: str, job_id: str, tree: Json, changes: RetryRequest, key: str | None) -> Created:
+    """As `create`, for a job that repeats another one with changes.
+
+    Raises:
+        NotFoundError: this tenant has no such job.
+        InvalidStateError: the job is not over, or is not one that a client submits.
+        SpecError: a change breaks a rule.
+    """
+    with resources.database.read() as session:
+        job = Jobs(session, tenant).get(job_id)
+    if not State(job.state).terminal:
+        raise InvalidStateError(f"the job is {job.state}; only a job that is over can be repeated")
     try:
-        job, created = _insert(resources, tenant, spec, idempotency)
+        before = parse_job_spec(job.spec)
+    except ValidationError:
+        raise InvalidStateError("the job was specified for another version of this service; submit a new one") from None
+    if isinstance(before, ProbeSpec):
+        raise InvalidStateError("a probe has nothing to change that is worth keeping; submit a new one")
+    if not isinstance(before, DistillationSpec):
+        raise InvalidStateError(f"a job of kind {job.kind!r} is made for the jobs that need it; repeat one of those")
+    spec = repeat(before, changes)
+    require_room(spec, dataset_info(spec.dataset.name), resources.settings.max_trajectory_bytes)
+    idempotency = None if key is None else Idempotency(f"{SCOPE}/{job_id}/retry", key, digest(tree))
+    return _create(resources, tenant, spec, idempotency, retried_from=job_id)
+
+
+def _create(
+    resources: Resources, tenant: str, spec: RequestedSpec, idempotency: Idempotency | None, *, retried_from: str | None
+) -> Created:
+    try:
+        job, created = _insert(resources, tenant, spec, idempotency, retried_from)
     except IdempotencyInProgressError:  # the other transaction has committed meanwhile, or is about to
-        job, created = _insert(resources, tenant, spec, idempotency)
+        job, created = _insert(resources, tenant, spec, idempotency, retried_from)
     if not created.replayed:
         priority = next(name for name in PRIORITIES if name == job.priority)
         resources.sender.send(Ticket(job.id, job.queue, priority))
@@ -124,10 +166,10 @@ def create(resources: Resources, tenant: str, tree: Json, spec: RequestedSpec, k
 
 
 def _insert(
-    resources: Resources, tenant: str, spec: RequestedSpec, idempotency: Idempotency | None
+    resources: Resources, tenant: str, spec: RequestedSpec, idempotency: Idempotency | None, retried_from: str | None
 ) -> tuple[Job, Created]:
     with resources.database.write() as session:
-        job, replayed = Jobs(session, tenant).create(spec, idempotency)
+        job, replayed = Jobs(session, tenant).create(spec, idempotency, retried_from=retried_from)
         at = now(session) if replayed else job.created_at
         return job, Created(job_view(job, at), replayed)
 

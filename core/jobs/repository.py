@@ -48,7 +48,9 @@ class Jobs:
 
     # ------------------------------------------------------------------ create
 
-    def create(self, spec: RequestedSpec, idempotency: Idempotency | None) -> tuple[Job, bool]:
+    def create(
+        self, spec: RequestedSpec, idempotency: Idempotency | None, *, retried_from: str | None = None
+    ) -> tuple[Job, bool]:
         """Insert job, first event and idempotency key in the caller's transaction.
 
         Returns:
@@ -63,10 +65,11 @@ class Jobs:
             if replay is not None:
                 return replay, True
         at = now(self.session)
-        job = Job(**columns(spec, self.tenant_id, at))
+        job = Job(**columns(spec, self.tenant_id, at), retried_from=retried_from)
         self.session.add(job)
         self.session.flush()
-        events.append(self.session, job, [events.state_event(State.QUEUED, "the job was accepted")], at)
+        message = "the job was accepted" + (f"; it repeats {retried_from}" if retried_from else "")
+        events.append(self.session, job, [events.state_event(State.QUEUED, message)], at)
         if idempotency is not None:
             self.session.add(
                 IdempotencyKey(

@@ -86,6 +86,27 @@ class JobRequest(JobOptions):
     """Overrides of the evaluation protocol that `protocol` names (by default the recipe's)."""
 
 
+class RetryRequest(Spec):
+    """`POST /v1/jobs/{id}/retry`: what the new job changes. Whatever is absent stays as it was."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"seed": 1, "method": {"num_iterations": 600}}]})
+
+    method: dict[str, Any] = Field(default_factory=dict)
+    """Merged over the resolved method, deeply while `kind` is equal or absent."""
+
+    evaluation: dict[str, Any] = Field(default_factory=dict)
+    """Merged over the resolved evaluation; over the preset's when it names another `protocol`."""
+
+    resources: dict[str, Any] = Field(default_factory=dict)
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
+    tags: dict[TagKey, TagValue] | None = Field(default=None, max_length=16)
+    """All tags of the new job."""
+
+    priority: Priority | None = None
+    timeout_seconds: int | None = Field(default=None, ge=1, le=30 * 86_400)
+    max_attempts: int | None = Field(default=None, ge=1, le=10)
+
+
 class DistillationSpec(JobOptions):
     """A job with every default resolved: what the worker runs and the manifest records."""
 
