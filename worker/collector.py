@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,6 +58,7 @@ class Collector:
         self._upload: Future[None] | None = None
         self._waiting: Callable[[], None] | None = None
         self._checkpoints = 0
+        self._not_stored: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.error: ErrorLine | None = None
         self.artifacts: list[ArtifactLine] = []
         self.summary: dict[str, Any] = {}
@@ -76,12 +79,20 @@ class Collector:
             case ArtifactLine():
                 self.artifacts.append(line)
             case WarningLine():
-                self.warnings.append({"code": line.code, "message": line.message})
-                self._events.append(NewEvent("warning", line.message, {"code": line.code}, "warning"))
+                self._warn(line.code, line.message)
             case ErrorLine():
                 self.error = line
             case ResultLine():
                 self.summary = line.summary
+
+    def warn_once(self, code: str, message: str) -> None:
+        """A warning of the supervisor's own, as if the child had said it, unless it was said before."""
+        if not any(warning["code"] == code for warning in self.warnings):
+            self._warn(code, message)
+
+    def _warn(self, code: str, message: str) -> None:
+        self.warnings.append({"code": code, "message": message})
+        self._events.append(NewEvent("warning", message, {"code": code}, "warning"))
 
     def flush(self) -> None:
         """Write what has gathered. While the database is away, keep it for the next time.
@@ -103,6 +114,11 @@ class Collector:
             LostLeaseError: the lease is gone; nothing was written.
             DatabaseUnavailableError: nothing was written, and all is kept.
         """
+        with contextlib.suppress(queue.Empty):
+            while True:
+                step = self._not_stored.get_nowait()
+                text = f"the checkpoint at iteration {step} could not be stored; training goes on, and the next one is tried"
+                self.warn_once("checkpoint_not_stored", text)
         if self._progress is None and not self._metrics and not self._events:
             return
         with self._database.write() as session:
@@ -166,6 +182,7 @@ class Collector:
                 self._store.delete(*older)
             except (StoreUnavailableError, DatabaseUnavailableError, LostLeaseError) as error:
                 log.warning("checkpoint_not_registered", step=line.step, error=str(error))
+                self._not_stored.put(line.step)
             finally:
                 pinned.unlink(missing_ok=True)
 
