@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 from api.errors import Problem
 from api.jobs.schemas import CancelRequest
 from api.responses import PROBLEM_TYPE
-from core.specs.job import JobRequest, RetryRequest
+from core.specs.job import JobRequest, ProbeRequest, RetryRequest
 
 TITLE = "Distill Service"
 DESCRIPTION = """Turns a training set into a tiny synthetic one.
@@ -30,7 +30,7 @@ TAGS = [
     {"name": "catalogue", "description": "Data sets, methods, and JSON Schemas of what a job may say."},
     {"name": "service", "description": "Health, version, workers."},
 ]
-UNREFERENCED: tuple[type[BaseModel], ...] = (Problem, JobRequest, RetryRequest, CancelRequest)
+UNREFERENCED: tuple[type[BaseModel], ...] = (Problem, JobRequest, ProbeRequest, RetryRequest, CancelRequest)
 """Models that routes mention by name only."""
 
 

@@ -63,6 +63,7 @@ class Settings(BaseSettings):
         description="Largest file of expert trajectories that a job may ask for; while it is made, memory holds it once and "
         "the job's folder up to four times.",
     )
+    probe_faults: bool = Field(default=False, description="Whether probes may be told to misbehave; for tests of a service.")
     child_threads: int = Field(default=0, ge=0, description="CPU threads of a child; 0 means all cores of the machine.")
     queues: str = Field(default="cpu", description="Queues that a worker serves, comma separated.")
 

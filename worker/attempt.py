@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from core.jobs.leases import Claim, LostLeaseError, StoredFile
 from core.jobs.models import Artifact, Job
 from core.jobs.states import State
 from core.settings import Settings
-from core.specs.job import ExpertsSpec, parse_job_spec
+from core.specs.job import ExpertsSpec, ProbeSpec, parse_job_spec
 from core.specs.report import ArtifactLine, ExitCode, JobFile
 from core.specs.requirements import required_experts
 from core.store.keys import artifact_key
@@ -40,6 +40,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 LOOP_SECONDS = 0.1
+JOB_MODULES = {"core.run", "core.probe"}
+"""Children that end with artifacts and a summary."""
 COMMIT_PATIENCE_SECONDS = 3600.0
 """How long results wait on the local disk for a store or a database that is away; the lease is renewed meanwhile."""
 
@@ -60,6 +62,7 @@ class Attempt:
         self._folder = host.job_dir(claim.lease.job_id, claim.lease.attempt)
         self._started = time.monotonic()
         self._stop: Stop | None = None
+        self._needed: dict[str, ExpertsSpec] = {}
         self._keeper = Keeper(database, claim.lease, settings)
         self._collector = Collector(database, store, claim.lease, self._folder)
         self.retry_delay = 0.0
@@ -84,12 +87,18 @@ class Attempt:
 
     def _conclusion(self) -> Conclusion:
         try:
+            if isinstance(self.spec, ProbeSpec):
+                self._write_job_file(dataset_dir="")
+                return self._watch("core.probe", [str(self._folder)])
+            info = dataset_info(self.spec.dataset.name)
+            self._needed = required_experts(self.spec, info.identity)
             if self._needed and not self._fetch_experts():
                 return Conclusion(Verdict.WAIT)
-            prepared = self._prepare_dataset()
+            folder = self._host.dataset_dir(f"{info.name}-{info.identity[:16]}")
+            prepared = self._prepare_dataset(info, folder)
             if prepared.verdict is not Verdict.COMMIT:
                 return prepared
-            self._write_job_file()
+            self._write_job_file(dataset_dir=str(folder))
             return self._watch("core.run", [str(self._folder)])
         except DatabaseUnavailableError:
             raise
@@ -104,15 +113,6 @@ class Attempt:
         except OSError as error:
             return Conclusion(Verdict.FAIL, "internal", f"the job directory cannot be used: {error.strerror}")
 
-    @cached_property
-    def _info(self) -> DatasetInfo:
-        return dataset_info(self.spec.dataset.name)
-
-    @cached_property
-    def _needed(self) -> dict[str, ExpertsSpec]:
-        """The jobs whose networks this one reads, by content key."""
-        return required_experts(self.spec, self._info.identity)
-
     def _fetch_experts(self) -> bool:
         """Bring the pools of networks that the job needs here; False when one has to be trained first."""
         pools = self._patiently(self._find_experts)
@@ -122,22 +122,18 @@ class Attempt:
         with self._database.read() as session:
             return dependencies.finished_pools(session, self._claim.tenant_id, self._needed)
 
-    def _prepare_dataset(self) -> Conclusion:
+    def _prepare_dataset(self, info: DatasetInfo, folder: Path) -> Conclusion:
         """Make sure that the canonical form of the data set is on this host."""
-        folder = self._dataset_dir()
         if (folder / "manifest.json").is_file():
             return Conclusion(Verdict.COMMIT)
         return self._watch(
-            "core.data.prepare", [self._info.name, "--data-root", str(self._settings.data_dir), "--out", str(folder)]
+            "core.data.prepare", [info.name, "--data-root", str(self._settings.data_dir), "--out", str(folder)]
         )
 
-    def _dataset_dir(self) -> Path:
-        return self._host.dataset_dir(f"{self._info.name}-{self._info.identity[:16]}")
-
-    def _write_job_file(self) -> None:
+    def _write_job_file(self, dataset_dir: str) -> None:
         job = JobFile(
             job_id=self._claim.lease.job_id, attempt=self._claim.lease.attempt, spec=self._claim.spec,
-            dataset_dir=str(self._dataset_dir()),
+            dataset_dir=dataset_dir,
             checkpoint=fetch_checkpoint(self._store, self._claim.checkpoint, self._folder),
             threads=self._host.threads, checkpoint_seconds=self._settings.checkpoint_seconds,
             max_trajectory_bytes=self._settings.max_trajectory_bytes,
@@ -182,7 +178,7 @@ class Attempt:
             child.close()
         self._collector.wait_for_checkpoint()
         self._flush()
-        if module == "core.run" and code == 0 and not (self._collector.summary and self._collector.artifacts):
+        if module in JOB_MODULES and code == 0 and not (self._collector.summary and self._collector.artifacts):
             code = int(ExitCode.INTERNAL)  # it says that all went well, but not what it made
         if code not in (0, 75):
             log.warning("child_ended", exit_code=code, log_tail=child.log_tail())

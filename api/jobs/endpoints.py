@@ -11,19 +11,16 @@ from api.bodies import parse_model
 from api.deps import NAME, Data, IfMatch, IfNoneMatch, JobId, JsonBody, Limit, Res, Tenant
 from api.errors import PreconditionFailedError, distill_problem, problems
 from api.jobs import service
-from api.jobs.schemas import CancelRequest, JobValidation, JobView, budget_of, job_view
+from api.jobs.schemas import CancelRequest, JobValidation, JobView, job_view
 from api.responses import JsonResponse, cached, tag_matches
 from api.schemas import List
-from core.catalogue import dataset_info
 from core.errors import JobAlreadyTerminalError
 from core.jobs import deletion
 from core.jobs.database import now
 from core.jobs.models import Job
 from core.jobs.repository import Jobs
 from core.jobs.states import State
-from core.specs.estimate import estimate
 from core.specs.job import RetryRequest
-from core.specs.trajectories import require_room
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -32,8 +29,9 @@ IdempotencyKey = Annotated[
 ]
 
 
-def _body(schema: str, *, required: bool) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+def _body(*schemas: str, required: bool) -> dict[str, Any]:
+    references = [{"$ref": f"#/components/schemas/{schema}"} for schema in schemas]
+    content = {"application/json": {"schema": references[0] if len(references) == 1 else {"anyOf": references}}}
     return {"requestBody": {"required": required, "content": content}}
 
 
@@ -55,7 +53,7 @@ _CREATED_HEADERS = _HEADERS | {
         200: {"model": JobValidation, "description": "`validate_only`: the resolved specification; nothing was kept"},
         **problems(400, 404, 409, 413, 415, 422, 503),
     },
-    openapi_extra=_body("JobRequest", required=True),
+    openapi_extra=_body("JobRequest", "ProbeRequest", required=True),
 )
 def create_job(
     resources: Res,
@@ -66,13 +64,14 @@ def create_job(
         bool, Query(description="Only resolve the specification; show its budget and a coarse estimate of time and memory.")
     ] = False,
 ) -> Response:
-    """Submit a job: a recipe with overrides, or a whole method. The answer shows the fully resolved specification."""
+    """Submit a job: a recipe with overrides, or a whole method. The answer shows the fully resolved specification.
+
+    A probe (`kind: probe`) takes the same way without data or mathematics: a smoke test of an installation.
+    """
     key = service.checked_key(idempotency_key)
-    tree, spec = service.read_specification(body)
-    info = dataset_info(spec.dataset.name)
-    require_room(spec, info, resources.settings.max_trajectory_bytes)
+    tree, spec = service.read_specification(body, resources.settings)
     if validate_only:
-        return JsonResponse(JobValidation(spec=spec, budget=budget_of(spec, info), estimate=estimate(spec, info)))
+        return JsonResponse(service.validation(spec))
     return _accepted(service.create(resources, tenant, tree, spec, key))
 
 

@@ -13,7 +13,7 @@ from core.catalogue import DatasetInfo
 from core.jobs.models import Attempt, Event, Job
 from core.jobs.states import State
 from core.specs.estimate import Estimate
-from core.specs.job import DistillationSpec, JobSpec, Priority
+from core.specs.job import DistillationSpec, JobSpec, Priority, ProbeSpec
 
 
 class Reason(BaseModel):
@@ -68,11 +68,13 @@ class JobView(BaseModel):
 
     id: str
     object: Literal["job"] = "job"
-    kind: str = Field(description="`distillation`, or `experts`: networks trained on the real set for the jobs that need them.")
+    kind: str = Field(
+        description="`distillation`; `probe`: a smoke test; `experts`: networks trained on the real set for others."
+    )
     state: State
     state_reason: Reason | None
     recipe: str = Field(description="Empty when the request wrote the whole composition out.")
-    dataset: str
+    dataset: str = Field(description="Empty where none is read.")
     ipc: int | None = Field(description="Null where nothing is distilled.")
     spec: Annotated[Json, DocumentedAs(JobSpec)] = Field(description="The specification with every default resolved.")
     priority: Priority
@@ -146,9 +148,9 @@ class JobValidation(BaseModel):
     """Answer to `validate_only`: nothing was kept."""
 
     object: Literal["job_validation"] = "job_validation"
-    spec: DistillationSpec
-    budget: Budget
-    estimate: Estimate
+    spec: DistillationSpec | ProbeSpec
+    budget: Budget | None = Field(description="Null where nothing is distilled.")
+    estimate: Estimate | None = Field(description="Null where nothing is distilled.")
 
 
 class CancelRequest(BaseModel):

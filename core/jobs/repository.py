@@ -21,7 +21,7 @@ from core.jobs.creation import columns
 from core.jobs.database import now
 from core.jobs.models import Artifact, Attempt, Event, IdempotencyKey, Job, Metric
 from core.jobs.states import State
-from core.specs.job import DistillationSpec
+from core.specs.job import RequestedSpec
 
 
 class Idempotency(NamedTuple):
@@ -49,7 +49,7 @@ class Jobs:
     # ------------------------------------------------------------------ create
 
     def create(
-        self, spec: DistillationSpec, idempotency: Idempotency | None, *, retried_from: str | None = None
+        self, spec: RequestedSpec, idempotency: Idempotency | None, *, retried_from: str | None = None
     ) -> tuple[Job, bool]:
         """Insert job, first event and idempotency key in the caller's transaction.
 

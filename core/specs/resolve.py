@@ -13,7 +13,7 @@ from core.specs.augmentation import AugmentationSpec
 from core.specs.dataset import DatasetSpec
 from core.specs.evaluation import PROTOCOLS, EvaluationSpec
 from core.specs.init import InitSpec
-from core.specs.job import DistillationSpec, JobRequest, ResourcesSpec, RetryRequest
+from core.specs.job import DistillationSpec, JobRequest, ProbeRequest, ResourcesSpec, RetryRequest
 from core.specs.legality import check
 from core.specs.merge import merge
 from core.specs.method import MethodSpec
@@ -161,10 +161,10 @@ def _pointer(prefix: str, location: tuple[int | str, ...], tree: Any) -> str:
 
 
 SCHEMAS: dict[str, Any] = {
-    "job-request": JobRequest, "retry-request": RetryRequest, "job": DistillationSpec, "method": MethodSpec,
-    "evaluation": EvaluationSpec, "dataset": DatasetSpec, "network": NetworkSpec, "objective": ObjectiveSpec,
-    "models": ModelsSpec, "parameterization": ParameterizationSpec, "selection": SelectionSpec, "terms": TermSpecs,
-    "labels": LabelsSpec,
+    "job-request": JobRequest, "probe-request": ProbeRequest, "retry-request": RetryRequest, "job": DistillationSpec,
+    "method": MethodSpec, "evaluation": EvaluationSpec, "dataset": DatasetSpec, "network": NetworkSpec,
+    "objective": ObjectiveSpec, "models": ModelsSpec, "parameterization": ParameterizationSpec, "selection": SelectionSpec,
+    "terms": TermSpecs, "labels": LabelsSpec,
     "preprocessing": PreprocessingSpec, "augmentation": AugmentationSpec, "init": InitSpec, "optimizer": OptimizerSpec,
 }
 """Everything a client can write, by the name under which the API serves its JSON Schema."""
