@@ -25,7 +25,7 @@ its artifacts. Errors are `application/problem+json`. Send an `Idempotency-Key` 
 a lost answer never makes a second job. Clients must ignore fields they do not know; requests with unknown fields are refused.
 """
 TAGS = [
-    {"name": "jobs", "description": "Submit, follow, cancel, repeat."},
+    {"name": "jobs", "description": "Submit, follow, cancel, repeat, delete."},
     {"name": "artifacts", "description": "Finished files and their bytes."},
     {"name": "catalogue", "description": "Data sets, methods, and JSON Schemas of what a job may say."},
     {"name": "service", "description": "Health, version, workers."},

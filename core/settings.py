@@ -56,6 +56,10 @@ class Settings(BaseSettings):
         default=3600.0, gt=0, description="How long results wait on the worker's disk for a store or a database that is away."
     )
     self_test_seconds: float = Field(default=60.0, gt=0, description="How often a worker whose device failed tests it.")
+    sweep_seconds: float = Field(default=3600.0, gt=0, description="How often the sweeper collects what nobody needs.")
+    orphan_seconds: float = Field(default=86_400.0, gt=0, description="Age at which an object that no row names is collected.")
+    idempotency_seconds: float = Field(default=7 * 86_400.0, gt=0, description="How long an Idempotency-Key is remembered.")
+    worker_row_seconds: float = Field(default=7 * 86_400.0, gt=0, description="Silence after which a worker is forgotten.")
     publish_timeout_seconds: float = Field(default=5.0, gt=0, description="Socket time-out towards the broker.")
 
     max_trajectory_bytes: int = Field(

@@ -1,4 +1,4 @@
-"""`/v1/jobs`: submit, look, stop, repeat."""
+"""`/v1/jobs`: submit, look, stop, repeat, delete."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from api.bodies import parse_model
-from api.deps import NAME, Data, IfNoneMatch, JobId, JsonBody, Limit, Res, Tenant
-from api.errors import distill_problem, problems
+from api.deps import NAME, Data, IfMatch, IfNoneMatch, JobId, JsonBody, Limit, Res, Tenant
+from api.errors import PreconditionFailedError, distill_problem, problems
 from api.jobs import service
 from api.jobs.schemas import CancelRequest, JobValidation, JobView, job_view
-from api.responses import JsonResponse, cached
+from api.responses import JsonResponse, cached, tag_matches
 from api.schemas import List
 from core.errors import JobAlreadyTerminalError
+from core.jobs import deletion
 from core.jobs.database import now
+from core.jobs.models import Job
 from core.jobs.repository import Jobs
 from core.jobs.states import State
 from core.specs.job import RetryRequest
@@ -108,7 +110,7 @@ def get_job(database: Data, tenant: Tenant, job_id: JobId, if_none_match: IfNone
     with database.read() as session:
         job = Jobs(session, tenant).get(job_id)
         (view,) = service.views(session, tenant, [job])
-    return cached(view, f'W/"{job.version}"', if_none_match, _retry_after(view))
+    return cached(view, _tag(job), if_none_match, _retry_after(view))
 
 
 @router.post(
@@ -153,6 +155,24 @@ def retry_job(
     key = service.checked_key(idempotency_key)
     tree, changes = parse_model(body.strip() or b"{}", RetryRequest)
     return _accepted(service.retry(resources, tenant, job_id, tree, changes, key))
+
+
+@router.delete(
+    "/{job_id}", status_code=204, response_class=Response,
+    responses={204: {"description": "The job is gone"}, **problems(404, 409, 412, 503)},
+)
+def delete_job(database: Data, tenant: Tenant, job_id: JobId, if_match: IfMatch = None) -> Response:
+    """Delete a job that is over, with everything it made. It is hidden at once; its bytes are collected later."""
+    with database.write() as session:
+        job = Jobs(session, tenant).locked(job_id)
+        if if_match is not None and not tag_matches(if_match, _tag(job)):
+            raise PreconditionFailedError("the job has another ETag than If-Match asks for")
+        deletion.delete(session, job, now(session))
+    return Response(status_code=204)
+
+
+def _tag(job: Job) -> str:
+    return f'W/"{job.version}"'
 
 
 def _accepted(created: service.Created) -> Response:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core.jobs import leases
-from core.jobs.database import now
+from core.jobs.database import insert_into, now
 from core.jobs.leases import Lease, LostLeaseError
 from core.jobs.models import DEFAULT_TENANT, Job, JobDependency, Tick
 from core.jobs.states import LEASED, State
@@ -49,6 +49,16 @@ def tick(session: Session, name: str) -> tuple[datetime, float | None]:
     gap = (at - row.ticked_at).total_seconds()
     row.ticked_at = at
     return at, gap
+
+
+def due(session: Session, name: str, seconds: float) -> bool:
+    """Whether the last turn of a periodic task was `seconds` ago or never; true for one of all callers, whose turn it is."""
+    at = now(session)
+    first = insert_into(session, Tick).values(name=name, tenant_id=DEFAULT_TENANT, ticked_at=at)
+    if session.scalar(first.on_conflict_do_nothing().returning(Tick.name)) is not None:
+        return True
+    turn = sa.update(Tick).where(Tick.name == name, Tick.ticked_at <= at - timedelta(seconds=seconds)).values(ticked_at=at)
+    return session.scalar(turn.returning(Tick.name)) is not None
 
 
 def expired(session: Session, grace_seconds: float) -> Sequence[Lease]:

@@ -57,6 +57,7 @@ class Jobs:
             The job, and whether it is a replay of an earlier request with the same key.
 
         Raises:
+            NotFoundError: the job that the key made was deleted.
             IdempotencyKeyReusedError: the key was used with another body.
             IdempotencyInProgressError: another transaction is using the key at this moment.
         """
@@ -89,7 +90,10 @@ class Jobs:
             return None
         if row.fingerprint != idempotency.fingerprint:
             raise IdempotencyKeyReusedError("this Idempotency-Key was used before with another request body")
-        return self.get(row.job_id)
+        try:
+            return self.get(row.job_id)
+        except NotFoundError:
+            raise NotFoundError(f"this Idempotency-Key made {row.job_id}, which was deleted") from None
 
     # -------------------------------------------------------------------- read
 
@@ -99,7 +103,21 @@ class Jobs:
         Raises:
             NotFoundError: this tenant has no such job.
         """
-        job = self.session.scalar(sa.select(Job).where(Job.tenant_id == self.tenant_id, Job.id == job_id))
+        return self._found(job_id, self._visible().where(Job.id == job_id))
+
+    def locked(self, job_id: str) -> Job:
+        """One job, which nobody else changes until the transaction ends.
+
+        Raises:
+            NotFoundError: this tenant has no such job.
+        """
+        return self._found(job_id, self._visible().where(Job.id == job_id).with_for_update(key_share=True))
+
+    def _visible(self) -> sa.Select[Job]:
+        return sa.select(Job).where(Job.tenant_id == self.tenant_id, Job.deleted_at.is_(None))
+
+    def _found(self, job_id: str, query: sa.Select[Job]) -> Job:
+        job = self.session.scalar(query)
         if job is None:
             raise NotFoundError(f"there is no job {job_id!r}")
         return job
@@ -129,7 +147,7 @@ class Jobs:
         Raises:
             InvalidCursorError: a cursor names no job of this tenant.
         """
-        query = sa.select(Job).where(Job.tenant_id == self.tenant_id)
+        query = self._visible()
         if states:
             query = query.where(Job.state.in_(states))
         if kind is not None:
@@ -151,6 +169,7 @@ class Jobs:
         return Page(rows[::-1] if backwards else rows, has_more)
 
     def _cursor(self, job_id: str) -> Any:
+        # A deleted job is still a place in the list: clients delete what they page through.
         created = self.session.scalar(
             sa.select(Job.created_at).where(Job.tenant_id == self.tenant_id, Job.id == job_id)
         )
@@ -210,7 +229,9 @@ class Jobs:
             NotFoundError: this tenant has no such artifact.
         """
         row = self.session.scalar(
-            sa.select(Artifact).where(Artifact.tenant_id == self.tenant_id, Artifact.id == artifact_id)
+            sa.select(Artifact)
+            .join(Job, Job.id == Artifact.job_id)
+            .where(Artifact.tenant_id == self.tenant_id, Artifact.id == artifact_id, Job.deleted_at.is_(None))
         )
         if row is None:
             raise NotFoundError(f"there is no artifact {artifact_id!r}")

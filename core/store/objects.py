@@ -12,9 +12,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
@@ -30,6 +30,16 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 8 << 20
 """One range request; a single long body would hit the client library's total time-out."""
+
+
+PAGE_ENTRIES = 500
+
+
+class Entry(NamedTuple):
+    """An object in a listing; the time is the store's clock."""
+
+    key: str
+    modified: datetime
 
 
 class Objects:
@@ -119,8 +129,17 @@ class Objects:
         Raises:
             StoreUnavailableError: the store cannot be reached.
         """
+        return sorted(entry.key for page in self.pages(prefix) for entry in page)
+
+    def pages(self, prefix: str) -> Iterator[list[Entry]]:
+        """Everything below a prefix, in pages of at most `PAGE_ENTRIES`, as the store lists it.
+
+        Raises:
+            StoreUnavailableError: the store cannot be reached.
+        """
         with _translated(prefix):
-            return sorted(str(entry["path"]) for page in obstore.list(self._store, prefix) for entry in page)
+            for page in obstore.list(self._store, prefix, chunk_size=PAGE_ENTRIES):
+                yield [Entry(str(entry["path"]), entry["last_modified"]) for entry in page]
 
 
 def open_store(settings: Settings) -> Objects:
