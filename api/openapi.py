@@ -28,7 +28,7 @@ TAGS = [
     {"name": "jobs", "description": "Submit, follow, cancel, repeat, delete."},
     {"name": "artifacts", "description": "Finished files and their bytes."},
     {"name": "catalogue", "description": "Data sets, methods, and JSON Schemas of what a job may say."},
-    {"name": "service", "description": "Health, version, workers."},
+    {"name": "service", "description": "Health, version, workers, queues."},
 ]
 UNREFERENCED: tuple[type[BaseModel], ...] = (Problem, JobRequest, ProbeRequest, RetryRequest, CancelRequest)
 """Models that routes mention by name only."""

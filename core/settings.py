@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     report_seconds: float = Field(default=0.5, gt=0, description="How often progress is folded into the row.")
     stream_seconds: float = Field(default=1.0, gt=0, description="How often an event stream reads the table.")
     resend_seconds: float = Field(default=30.0, gt=0, description="First wait before an unanswered message is sent again.")
+    resend_crowded_seconds: float = Field(
+        default=600.0, gt=0, description="The same where other messages wait in the broker's queue; both waits double.",
+    )
     checkpoint_seconds: float = Field(default=60.0, gt=0, description="Wall time between checkpoints.")
     cancel_grace_seconds: float = Field(default=5.0, gt=0, description="From SIGTERM to SIGKILL when a job is cancelled.")
     drain_seconds: float = Field(default=120.0, gt=0, description="From SIGTERM to SIGKILL when a worker shuts down.")

@@ -66,11 +66,11 @@ class Reconciler:
     def _send(self) -> None:
         """Publish a message for each due row that has none. A broker that is away is tried again at the next tick."""
         with self._database.read() as session:
-            rows = recovery.unsent(session, self._settings.resend_seconds)
+            rows = recovery.unsent(session, self._settings.resend_seconds, self._settings.resend_crowded_seconds)
         empty: dict[str, bool] = {}
         try:
             for row in rows:
-                if row.ever_sent:
+                if row.ever_sent and not row.overdue:
                     if row.queue not in empty:
                         empty[row.queue] = queue.depth(self._app, row.queue) == 0
                     if not empty[row.queue]:

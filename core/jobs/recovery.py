@@ -37,6 +37,8 @@ class Waiting(NamedTuple):
     queue: str
     priority: Priority
     ever_sent: bool
+    overdue: bool = False
+    """It has waited so long that its message is repeated although the broker's queue is not empty."""
 
 
 def tick(session: Session, name: str) -> tuple[datetime, float | None]:
@@ -94,11 +96,12 @@ def reap(session: Session, lease: Lease, grace_seconds: float, backoff_seconds: 
         return None
 
 
-def unsent(session: Session, resend_seconds: float) -> Sequence[Waiting]:
+def unsent(session: Session, resend_seconds: float, crowded_seconds: float) -> Sequence[Waiting]:
     """Due rows that were never sent, or were sent so long ago that their message may be lost.
 
-    The wait doubles with every message sent, up to 64 times `resend_seconds`. Whether a sent row really needs another
-    message depends on its broker queue being empty, which the caller looks up.
+    Both waits double with every message sent, up to 64 times. After the first, a row needs another message if its broker queue
+    is empty, which the caller looks up. After the second it needs one anyway: what stands in the queue may be foreign or stuck,
+    and a message too many costs nothing.
     """
     at = now(session)
     rows = session.execute(
@@ -106,11 +109,16 @@ def unsent(session: Session, resend_seconds: float) -> Sequence[Waiting]:
         .where(Job.state == State.QUEUED, Job.next_run_at <= at)
         .order_by(Job.next_run_at)
     )
-    return [
-        Waiting(job_id, queue, cast(Priority, priority), sent_at is not None)
-        for job_id, queue, priority, sent_at, count in rows
-        if sent_at is None or at - sent_at > timedelta(seconds=resend_seconds * 2 ** min(max(count - 1, 0), 6))
-    ]
+    found = []
+    for job_id, queue, priority, sent_at, count in rows:
+        row = Waiting(job_id, queue, cast(Priority, priority), ever_sent=sent_at is not None)
+        if sent_at is not None:
+            waited, factor = (at - sent_at).total_seconds(), 2 ** min(max(count - 1, 0), 6)
+            if waited <= resend_seconds * factor:
+                continue
+            row = row._replace(overdue=waited > crowded_seconds * factor)
+        found.append(row)
+    return found
 
 
 def unsent_around(session: Session, job_id: str) -> Sequence[Waiting]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict
+from datetime import datetime, timedelta
+from typing import Literal, TypedDict, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -12,6 +13,7 @@ from core.jobs.database import now
 from core.jobs.models import DEFAULT_TENANT, Worker
 
 WorkerState = Literal["idle", "busy", "draining", "quarantined", "stopped"]
+ShownState = WorkerState | Literal["lost"]
 
 
 class Device(TypedDict):
@@ -75,6 +77,22 @@ def quarantine(session: Session, boot_id: str, reason: str | None) -> None:
             state=Worker.state if reason is None else sa.literal("quarantined"),
         )
     )
+
+
+def request_drain(session: Session, boot_id: str) -> None:
+    """Ask a worker to hand its job back and to take no more; it reads this with its next heartbeat."""
+    session.execute(sa.update(Worker).where(Worker.boot_id == boot_id).values(drain_requested=True))
+
+
+def shown_state(worker: Worker, at: datetime, silence_seconds: float) -> ShownState:
+    """The state as far as it can be known: a worker that fell silent without a word is `lost`."""
+    if worker.state == "stopped":
+        return "stopped"
+    if at - worker.seen_at > timedelta(seconds=silence_seconds):
+        return "lost"
+    if worker.quarantined_reason is not None:
+        return "quarantined"
+    return cast(WorkerState, worker.state)
 
 
 def listed(session: Session) -> Sequence[Worker]:
