@@ -81,6 +81,7 @@ class Attempt:
             log.warning("attempt_discarded")
             return None
         finally:
+            self._settlement.close()
             self._keeper.close()
             self._collector.close()
             remove_tree(self._folder)
@@ -179,7 +180,8 @@ class Attempt:
             self._take_lines(child)
         finally:
             child.close()
-        self._collector.wait_for_checkpoint()
+        until = time.monotonic() + limits.drain
+        self._collector.wait_for_checkpoint(lambda: self._keeper.state is not State.RUNNING or time.monotonic() >= until)
         self._flush()
         if module in JOB_MODULES and code == 0 and not (self._collector.summary and self._collector.artifacts):
             code = int(ExitCode.INTERNAL)  # it says that all went well, but not what it made

@@ -7,7 +7,7 @@ import os
 import queue
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ from core.store.keys import checkpoint_key
 from core.store.objects import Objects, sha256_of
 
 log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 0.1
+"""How often a wait for an upload looks whether it is still wanted."""
 
 EVENT_FRACTION = 0.01
 """A progress event is due when this share of the phase was done since the last one."""
@@ -129,11 +132,15 @@ class Collector:
         """Points not yet written, for the committing transaction."""
         return self._metrics
 
-    def wait_for_checkpoint(self) -> None:
-        """Block until the newest checkpoint is registered, or could not be."""
+    def wait_for_checkpoint(self, enough: Callable[[], bool] = lambda: False) -> None:
+        """Block until the newest checkpoint is registered, or could not be, or the caller has waited enough."""
         while self._upload is not None:
-            self._upload.result()
-            self._start_waiting()
+            done, _ = wait([self._upload], timeout=POLL_SECONDS)
+            if done:
+                self._upload.result()
+                self._start_waiting()
+            elif enough():
+                return
 
     def close(self) -> None:
         """Free the upload thread; an upload in progress ends on its own."""

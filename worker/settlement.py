@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
-from core.errors import InfrastructureError
+from core.errors import InfrastructureError, StoreUnavailableError
 from core.jobs import leases, recovery
 from core.jobs.database import Database
 from core.jobs.leases import Claim, LostLeaseError, StoredFile
@@ -26,7 +27,7 @@ from core.specs.job import ExpertsSpec
 from core.specs.report import ArtifactLine
 from core.store.keys import artifact_key
 from core.store.objects import Objects, sha256_of
-from worker.collector import Collector
+from worker.collector import POLL_SECONDS, Collector
 from worker.decide import Conclusion, Verdict
 from worker.keeper import Keeper
 
@@ -53,7 +54,12 @@ class Settlement:
         self._collector = collector
         self._draining = draining
         self._drain_noticed: float | None = None
+        self._uploads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="artifact-upload")
         self.retry_delay = 0.0
+
+    def close(self) -> None:
+        """Free the upload thread; an upload that nobody waits for any more ends on its own."""
+        self._uploads.shutdown(wait=False, cancel_futures=True)
 
     def settle(self, conclusion: Conclusion, needed: Mapping[str, ExpertsSpec]) -> State:
         """Write the end of the attempt; the job's state afterwards.
@@ -100,11 +106,14 @@ class Settlement:
         raise AssertionError("unreachable: the last try raises")
 
     def _is_over(self, tries: RetryCallState) -> bool:
-        waited = tries.seconds_since_start or 0.0
+        return (tries.seconds_since_start or 0.0) >= self._settings.patience_seconds or self._has_drained()
+
+    def _has_drained(self) -> bool:
+        """Whether the worker has been asked to go for so long that it goes now."""
         if self._draining.is_set() and self._drain_noticed is None:
             self._drain_noticed = time.monotonic()
-        drained = 0.0 if self._drain_noticed is None else time.monotonic() - self._drain_noticed
-        return waited >= self._settings.patience_seconds or drained >= self._settings.drain_seconds
+        since = self._drain_noticed
+        return since is not None and time.monotonic() - since >= self._settings.drain_seconds
 
     def _commit(self) -> State:
         try:
@@ -136,7 +145,8 @@ class Settlement:
             if self._keeper.state is not State.RUNNING:
                 return None
             try:
-                self._store.put(key, path)
+                if not self._put(key, path):
+                    return None
             except InfrastructureError as error:
                 self._collector.warn_once(error.code, "the results wait on the worker: the object store cannot be reached")
                 self._collector.flush()
@@ -144,6 +154,21 @@ class Settlement:
             return StoredFile(line.kind, line.name, line.media_type, path.stat().st_size, sha256_of(path), key)
 
         return self.patiently(put)
+
+    def _put(self, key: str, path: Path) -> bool:
+        """Store a file from a thread, because a store that hangs must not hold a cancel; False when it is not wanted any more.
+
+        Raises:
+            StoreUnavailableError: the store is away, or still hangs when the worker has to go.
+        """
+        upload = self._uploads.submit(self._store.put, key, path)
+        while not wait([upload], timeout=POLL_SECONDS).done:
+            if self._keeper.state is not State.RUNNING:
+                return False
+            if self._has_drained():
+                raise StoreUnavailableError(f"the object store did not take {path.name} before the worker had to go")
+        upload.result()
+        return True
 
     def _write_success(self, files: list[StoredFile]) -> State:
         lease = self._claim.lease
