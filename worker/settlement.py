@@ -58,8 +58,8 @@ class Settlement:
         self.retry_delay = 0.0
 
     def close(self) -> None:
-        """Free the upload thread; an upload that nobody waits for any more ends on its own."""
-        self._uploads.shutdown(wait=False, cancel_futures=True)
+        """Free the thread; what nobody waits for any more ends on its own."""
+        self._uploads.shutdown(wait=False)
 
     def settle(self, conclusion: Conclusion, needed: Mapping[str, ExpertsSpec]) -> State:
         """Write the end of the attempt; the job's state afterwards.
@@ -148,7 +148,7 @@ class Settlement:
                 if not self._put(key, path):
                     return None
             except InfrastructureError as error:
-                self._collector.warn_once(error.code, "the results wait on the worker: the object store cannot be reached")
+                self._collector.warn_once(error.code, "the results wait on the worker until the object store takes them")
                 self._collector.flush()
                 raise
             return StoredFile(line.kind, line.name, line.media_type, path.stat().st_size, sha256_of(path), key)
@@ -231,6 +231,13 @@ class Settlement:
         try:
             with self._database.write() as session:
                 obsolete = leases.drop_checkpoints(session, self._claim.lease.job_id)
-            self._store.delete(*obsolete)
         except InfrastructureError as error:
-            log.warning("checkpoints_not_deleted", error=error.message)
+            log.warning("checkpoints_not_dropped", error=error.message)
+            return
+        self._uploads.submit(self._delete, obsolete)  # a store that hangs must not hold the next job
+
+    def _delete(self, keys: list[str]) -> None:
+        try:
+            self._store.delete(*keys)
+        except InfrastructureError as error:
+            log.warning("checkpoints_not_deleted", error=error.message)  # the sweeper finds them

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
+import redis
 import sqlalchemy as sa
 
 from core.jobs.database import Database
-from core.jobs.models import Base
+from core.jobs.models import Artifact, Base, Checkpoint, Job
 from core.probe import last_state
 from core.settings import Settings
 from core.specs.job import ProbeSpec, parse_job_spec
@@ -246,6 +247,16 @@ class Stand(OverHttp):
             self.start_api()
         self.wait_until(self.ready, 60, "the API is ready")
 
+    def messages(self) -> int:
+        """Messages that wait in line for workers of the queue `cpu`."""
+        with self.broker.client() as client:
+            return sum(client.llen(key) for key in self.message_keys(client))
+
+    @staticmethod
+    def message_keys(client: redis.Redis) -> list[bytes]:
+        """Keys of the lists that hold messages of the queue `cpu`, one for each priority."""
+        return [key for key in client.keys("distill:cpu*") if client.type(key) == b"list"]
+
     def clear(self) -> None:
         """End what a test has started, however it ended."""
         for node in (self.api, self.reconciler):
@@ -354,17 +365,27 @@ class Stand(OverHttp):
         return job
 
     def swept(self, job_id: str) -> set[int]:
-        """Sweep until nothing more goes; the attempts below whose prefix objects of the job are left."""
+        """Sweep until nothing of a job is left that no row names; the attempts that have objects then."""
+        self.sweep()
+        return {int(key.split("/")[3]) for key in self.objects.keys(f"jobs/{job_id}")}
+
+    def sweep(self) -> None:
+        """Sweep until no job has an object that no row names."""
         settings = Settings(orphan_seconds=1, sweep_seconds=1, home=self.folder / "sweeper")
         sweeper = Sweeper(self.database, self.objects, settings)
 
-        def left() -> set[int]:
+        def clean() -> bool:
             sweeper.sweep()
-            return {int(key.split("/")[3]) for key in self.objects.keys(f"jobs/{job_id}")}
+            return not self.strays()
 
-        expected = {file["attempt"] for file in self.artifacts(job_id).values()}
-        self.wait_until(lambda: left() == expected, 20 + SLACK_SECONDS, "stray objects are swept")
-        return left()
+        self.wait_until(clean, 20 + SLACK_SECONDS, "stray objects are swept")
+
+    def strays(self) -> set[str]:
+        """Keys of objects that belong to a job and that no row names."""
+        with self.database.read() as session:
+            jobs = set(session.scalars(sa.select(Job.id)))
+            named = set(session.scalars(sa.select(Artifact.key))) | set(session.scalars(sa.select(Checkpoint.key)))
+        return {key for key in self.objects.keys("jobs") if key.split("/")[1] in jobs and key not in named}
 
     def failed(self, job_id: str, code: str, *, attempts: int | None = None, seconds: float = 60.0) -> dict[str, Any]:
         """Wait for the failure of a job with an error code; it has left no file."""

@@ -7,14 +7,8 @@ import time
 import pytest
 
 from tests.faults.stand import LEASE_SECONDS, SLACK_SECONDS, Node, Stand
-from tests.faults.test_api import waiting
 
 pytestmark = pytest.mark.faults
-
-
-def queued_messages(stand: Stand) -> int:
-    with stand.broker.client() as client:
-        return sum(client.llen(key) for key in waiting(client))
 
 
 def test_b1_down_at_submission(stand: Stand) -> None:
@@ -33,7 +27,7 @@ def test_b1_down_at_submission(stand: Stand) -> None:
 def test_b2_wiped_with_jobs_queued(stand: Stand) -> None:
     """Also trap 23."""
     made = [stand.probe(steps=2, seconds_per_step=0.0) for _ in range(8)]
-    stand.wait_until(lambda: queued_messages(stand) >= 8, 20, "every message waits in line")
+    stand.wait_until(lambda: stand.messages() >= 8, 20 + SLACK_SECONDS, "every message waits in line")
     with stand.broker.client() as client:
         client.flushall()
     for _ in range(2):
@@ -96,9 +90,9 @@ def test_b6_down_for_long(stand: Stand) -> None:
 def test_b7_a_message_is_lost_on_its_way(stand: Stand) -> None:
     """The message is popped by the test, as by a consumer that dies before it notes what it holds."""
     job = stand.probe(steps=2)
-    stand.wait_until(lambda: queued_messages(stand) == 1, 20, "the message waits in line")
+    stand.wait_until(lambda: stand.messages() == 1, 20 + SLACK_SECONDS, "the message waits in line")
     with stand.broker.client() as client:
-        (key,) = waiting(client)
+        (key,) = stand.message_keys(client)
         assert client.rpop(key)
     stand.worker()
     stand.succeeded(job["id"], attempts=1, seconds=60)

@@ -21,6 +21,9 @@ from tests.faults.test_worker import gone
 
 pytestmark = pytest.mark.faults
 
+LONGER_THAN_A_LEASE = int(10 * (LEASE_SECONDS + 6))
+"""Steps of a tenth of a second, so that a probe still runs when its lease looks expired."""
+
 BODY = {"kind": "probe", "work": {"steps": 2}}
 
 
@@ -41,7 +44,7 @@ def test_d1_down_at_submission(stand: Stand) -> None:
 
 def test_d2_down_during_training(stand: Stand) -> None:
     worker = stand.serving_worker()
-    job = stand.probe(steps=60)
+    job = stand.probe(steps=LONGER_THAN_A_LEASE)
     stand.stepped(job["id"], 3)
     stand.postgres.stop()
     time.sleep(LEASE_SECONDS + 2)
@@ -54,7 +57,7 @@ def test_d3_restart_when_every_lease_looks_expired(stand: Stand) -> None:
     """Also trap 4."""
     for _ in range(2):
         stand.serving_worker()
-    made = [stand.probe(steps=80) for _ in range(2)]
+    made = [stand.probe(steps=LONGER_THAN_A_LEASE) for _ in range(2)]
     for job in made:
         stand.stepped(job["id"], 2)
     stand.postgres.crash()
@@ -147,3 +150,4 @@ def test_d8_the_disk_is_full(stand: Stand) -> None:
             with admin.connect() as connection:
                 connection.exec_driver_sql("ALTER TABLE events SET TABLESPACE pg_default")
                 connection.exec_driver_sql("DROP TABLESPACE small")
+                connection.exec_driver_sql("CHECKPOINT")  # a crash in a later test would look for the small disk

@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from core.jobs.models import Job
 from core.jobs.queue import celery_app, publish
 from core.settings import Settings
 from tests.faults.boundaries import fake_driver, memory_group, small_disk
@@ -28,13 +30,18 @@ def state_of(stand: Stand, node: Node) -> str | None:
     return None if row is None else str(row["state"])
 
 
+def sent(stand: Stand, job_id: str) -> bool:
+    """Whether a message for a job was published, and that was noted."""
+    with stand.database.read() as session:
+        return session.scalar(sa.select(Job.sent_at).where(Job.id == job_id)) is not None
+
+
 def test_w1_killed_between_message_and_claim(stand: Stand) -> None:
     first = stand.serving_worker()
     first.db.stall()
     job = stand.probe()
-    with stand.broker.client() as client:
-        stand.wait_until(lambda: client.llen("distill:cpu\x06\x163") == 0, 20, "the message is taken")
-    time.sleep(0.5)
+    stand.wait_until(lambda: sent(stand, job["id"]), 20 + SLACK_SECONDS, "the message is sent")
+    stand.wait_until(lambda: stand.messages() == 0, 20 + SLACK_SECONDS, "the message is taken")
     assert stand.state(job["id"]) == "queued"
     first.kill()
     stand.worker()
@@ -71,9 +78,15 @@ def test_w3_power_off(stand: Stand) -> None:
     for pid in children:
         os.kill(pid, signal.SIGKILL)
     first.cut_off()
+    lost = stand.boot_id(first)
     first.kill()
     stand.worker()
     stand.succeeded(job["id"], attempts=2)
+
+    def shown() -> str:
+        return str(stand.http.get(f"/v1/workers/{lost}").json()["state"])
+
+    stand.wait_until(lambda: shown() == "lost", 20 + SLACK_SECONDS, f"the worker is shown as lost (it is {shown()})")
 
 
 def test_w4_the_child_is_killed_or_crashes(stand: Stand) -> None:
@@ -356,8 +369,7 @@ def test_w16_a_hundred_messages_for_one_job(stand: Stand) -> None:
     app.close()
     workers = [stand.serving_worker(), stand.worker()]
     stand.succeeded(job["id"], attempts=1)
-    with stand.broker.client() as client:
-        stand.wait_until(lambda: not any(client.llen(key) for key in client.keys("distill:cpu*")), 60, "every message is taken")
+    stand.wait_until(lambda: stand.messages() == 0, 60 + SLACK_SECONDS, "every message is taken")
     events = stand.events(job["id"])
     assert sum(event["type"] == "attempt.started" for event in events) == 1
     assert not [event for event in events if event["level"] == "error"]
