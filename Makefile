@@ -12,7 +12,7 @@ BENCHMARKS := dm_step family_step second_order_step clustering api_load
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check recipes stats bench clean
+.PHONY: help demo test check recipes stats faults bench clean
 
 help: ## show this table
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ recipes: $(STAMP) ## run every recipe as a job over HTTP; minutes
 
 stats: $(STAMP) ## run the statistical tests on real data; minutes to hours
 	$(BIN)/python -m pytest tests/statistical
+
+faults: $(STAMP) ## kill, freeze and cut off real processes and servers; up to half an hour
+	$(BIN)/python -m pytest tests/faults
 
 bench: $(STAMP) ## measure speed against plain implementations
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name || exit 1; done

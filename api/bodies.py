@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 
 from api.errors import InvalidJsonError, UnsupportedMediaTypeError
 from core.errors import SpecError
+from core.specs.resolve import spec_error
+
+M = TypeVar("M", bound=BaseModel)
 
 MAX_DEPTH = 32
 """Levels of nesting. The deepest specification has six."""
@@ -56,6 +60,20 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise SpecError.at("", "the body must be a JSON object", "object_type")
     return tree
+
+
+def parse_model(body: bytes, model: type[M]) -> tuple[dict[str, Any], M]:
+    """The body's tree and what a model reads in it.
+
+    Raises:
+        InvalidJsonError: the bytes are not JSON text that this API reads.
+        SpecError: a field is missing, unknown, or breaks a rule.
+    """
+    tree = parse_object(body)
+    try:
+        return tree, model.model_validate_json(json.dumps(tree, allow_nan=False))
+    except ValidationError as error:
+        raise spec_error(error, tree) from None
 
 
 def _refuse_constant(name: str) -> NoReturn:

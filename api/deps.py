@@ -78,6 +78,7 @@ JobId = Annotated[str, Depends(_job_id)]
 ArtifactId = Annotated[str, Depends(_artifact_id)]
 Limit = Annotated[int, Depends(_limit)]
 JsonBody = Annotated[bytes, Depends(json_body)]
+IfMatch = Annotated[str | None, Header(description="Fail with 412 unless the ETag is one of these.")]
 IfNoneMatch = Annotated[str | None, Header(description="An ETag the client has; when it still holds, the answer is 304.")]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 """What a name in a query may look like; nothing else can match a row."""

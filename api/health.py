@@ -1,4 +1,4 @@
-"""Liveness, readiness, version, and the workers that were heard of.
+"""Liveness, readiness and version.
 
 Ready means: a job can be accepted. That needs the database, at the revision of this code, and nothing else; a broker or
 store that is away is listed and costs only latency. Every look is bounded, because a frozen server never answers.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
@@ -17,13 +16,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from api.deps import Data, Res, Tenant
-from api.errors import problems
+from api.deps import Res
 from api.probes import Probe
 from api.responses import JsonResponse
-from api.schemas import List
-from core.jobs import workers
-from core.jobs.database import Database, now
+from core.jobs.database import Database
 from core.store.objects import Objects
 from migrations.commands import current, head
 
@@ -48,20 +44,6 @@ class Version(BaseModel):
     service: str
     spec_version: int
     revision: str = Field(description="Git revision of the code, or `unknown`.")
-
-
-class WorkerView(BaseModel):
-    """A worker process, from its start on."""
-
-    object: Literal["worker"] = "worker"
-    id: str = Field(description="Boot id: drawn anew at each start.")
-    host: str
-    pid: int
-    queues: list[str]
-    state: str = Field(description="`idle`, `busy`, `draining`, `stopped`, or `lost`: silent for longer than a lease.")
-    job_id: str | None
-    started_at: datetime
-    seen_at: datetime
 
 
 def service_version() -> str:
@@ -119,22 +101,3 @@ async def show_version() -> Response:
     """What runs here."""
     revision = os.environ.get("DISTILL_CODE_REVISION", "") or "unknown"
     return JsonResponse(Version(service=service_version(), spec_version=SPEC_VERSION, revision=revision))
-
-
-@router.get("/v1/workers", response_model=List[WorkerView], responses=problems(503))
-def list_workers(resources: Res, database: Data, tenant: Tenant) -> Response:
-    """Workers, the newest first."""
-    silence = timedelta(seconds=resources.settings.lease_seconds)
-    with database.read() as session:
-        at = now(session)
-        rows = [row for row in workers.listed(session) if row.tenant_id == tenant]
-    data = [
-        WorkerView(
-            id=row.boot_id, host=row.host, pid=row.pid, queues=[name for name in row.queues.split(",") if name],
-            state="lost" if row.state != "stopped" and at - row.seen_at > silence else row.state,
-            job_id=row.job_id, started_at=row.started_at, seen_at=row.seen_at,
-        )
-        for row in rows
-    ]
-    first, last = (data[0].id, data[-1].id) if data else (None, None)
-    return JsonResponse(List[WorkerView](data=data, first_id=first, last_id=last, has_more=False))

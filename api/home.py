@@ -36,7 +36,7 @@ code{font-size:.8rem}small{color:#6b7280}img{max-height:64px;max-width:200px;dis
 <h1>Distill Service</h1>
 <p><a href="/docs">API</a> (<a href="/openapi.json">OpenAPI</a>) &middot;
 <a href="/v1/datasets">data sets</a> &middot; <a href="/v1/methods">methods</a>
-&middot; <a href="/v1/workers">workers</a> &middot; <a href="/readyz">health</a></p>
+&middot; <a href="/v1/workers">workers</a> &middot; <a href="/v1/queues">queues</a> &middot; <a href="/readyz">health</a></p>
 $jobs
 </body></html>
 """)

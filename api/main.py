@@ -12,7 +12,9 @@ from api import errors, health, home, openapi, termination
 from api.artifacts import endpoints as artifacts
 from api.datasets import endpoints as datasets
 from api.deps import Resources
+from api.fleet import endpoints as fleet
 from api.jobs import endpoints as jobs
+from api.jobs import history
 from api.methods import endpoints as methods
 from api.middleware import AllowedHosts, BodyLimit, RequestContext
 from core import logging as logs
@@ -53,7 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title=openapi.TITLE, description=openapi.DESCRIPTION, version=health.service_version(), openapi_tags=openapi.TAGS,
         generate_unique_id_function=openapi.operation_id, lifespan=lifespan, redoc_url=None, redirect_slashes=False,
     )
-    for part in (jobs, artifacts, datasets, methods, health, home):
+    for part in (jobs, history, artifacts, datasets, methods, fleet, health, home):
         app.include_router(part.router)
     errors.install(app)
     openapi.install(app)

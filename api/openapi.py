@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 from api.errors import Problem
 from api.jobs.schemas import CancelRequest
 from api.responses import PROBLEM_TYPE
-from core.specs.job import JobRequest
+from core.specs.job import JobRequest, ProbeRequest, RetryRequest
 
 TITLE = "Distill Service"
 DESCRIPTION = """Turns a training set into a tiny synthetic one.
@@ -25,12 +25,12 @@ its artifacts. Errors are `application/problem+json`. Send an `Idempotency-Key` 
 a lost answer never makes a second job. Clients must ignore fields they do not know; requests with unknown fields are refused.
 """
 TAGS = [
-    {"name": "jobs", "description": "Submit, follow and cancel."},
+    {"name": "jobs", "description": "Submit, follow, cancel, repeat, delete."},
     {"name": "artifacts", "description": "Finished files and their bytes."},
     {"name": "catalogue", "description": "Data sets, methods, and JSON Schemas of what a job may say."},
-    {"name": "service", "description": "Health, version, workers."},
+    {"name": "service", "description": "Health, version, workers, queues."},
 ]
-UNREFERENCED: tuple[type[BaseModel], ...] = (Problem, JobRequest, CancelRequest)
+UNREFERENCED: tuple[type[BaseModel], ...] = (Problem, JobRequest, ProbeRequest, RetryRequest, CancelRequest)
 """Models that routes mention by name only."""
 
 

@@ -12,7 +12,7 @@ from core.catalogue import dataset_info
 from core.child import ChildHooks, Lines
 from core.data.real_set import RealSet
 from core.machine import choose_device
-from core.specs.job import JobSpec
+from core.specs.job import DistillationSpec, ExpertsSpec
 from core.specs.report import CheckpointLine, JobFile
 
 
@@ -30,7 +30,7 @@ class Attempt:
         """Where to continue; None for a new beginning."""
         return self.folder / self.file.checkpoint if self.file.checkpoint else None
 
-    def real_set(self, spec: JobSpec) -> RealSet:
+    def real_set(self, spec: DistillationSpec | ExpertsSpec) -> RealSet:
         """The job's data on its device; the phase `preparing`.
 
         Raises:

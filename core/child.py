@@ -6,20 +6,28 @@ so that a library's print becomes a log line. Standard input is the life line: a
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import resource
 import signal
 import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from core.progress import Hooks
-from core.specs.report import MetricLine, Phase, PhaseLine, ProgressLine, WarningLine
+from core.errors import DatasetUnreadableError, DistillError, DivergedError, HostMemoryError, InvalidInputError, SpecError
+from core.progress import Hooks, Stopped
+from core.specs.job import JobSpec, parse_job_spec
+from core.specs.report import ErrorLine, ExitCode, JobFile, MetricLine, Phase, PhaseLine, ProgressLine, WarningLine
+
+log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.25
 """Progress is said at most so often."""
@@ -70,6 +78,10 @@ class ChildHooks(Hooks):
     def should_stop(self) -> bool:
         """Whether a stop was asked for."""
         return self._stop.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, not longer than until a stop is asked for; whether it was."""
+        return self._stop.wait(seconds)
 
     def phase(self, phase: Phase, total_steps: int) -> None:
         """Say that a phase begins."""
@@ -138,3 +150,73 @@ def _wait_for_end() -> None:
     while os.read(0, 4096):
         pass
     os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def read_job(folder: Path) -> tuple[JobFile, JobSpec]:
+    """What the supervisor wrote for this attempt.
+
+    Raises:
+        SpecError: `job.json` is missing or is not one this version understands.
+    """
+    try:
+        file = JobFile.model_validate_json((folder / "job.json").read_text())
+        return file, parse_job_spec(file.spec)
+    except (OSError, ValidationError) as error:
+        raise SpecError(f"job.json cannot be used: {error}") from error
+
+
+class Failure(NamedTuple):
+    """How a child says that its job cannot finish."""
+
+    code: str
+    message: str
+    exit_code: ExitCode
+    detail: dict[str, Any] = {}
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Stable code, message and exit code of an error that needs no numerical library to be told."""
+    match error:
+        case SpecError():
+            return Failure(error.code, error.message, ExitCode.BAD_SPEC)
+        case DatasetUnreadableError() | InvalidInputError():
+            return Failure(error.code, error.message, ExitCode.BAD_DATA)
+        case DivergedError():
+            return Failure(error.code, error.message, ExitCode.DIVERGED)
+        case DistillError():
+            return Failure(error.code, error.message, ExitCode.INTERNAL)
+        case MemoryError():
+            return host_memory_failure("the host has no memory left")
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
+            return Failure("internal", f"the disk under the job directory is full: {error.strerror}", ExitCode.INTERNAL)
+        case _:
+            return Failure("internal", f"{type(error).__name__}: {error}", ExitCode.INTERNAL)
+
+
+def host_memory_failure(message: str) -> Failure:
+    """The machine, or a limit on this process, gave no more memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Failure(HostMemoryError.code, message, ExitCode.INTERNAL, {"peak_memory_bytes": peak})
+
+
+def serve(
+    arguments: Sequence[str], run: Callable[[Path, Lines, ChildHooks], None], failure_of: Callable[[BaseException], Failure]
+) -> int:
+    """The life of a child process: take over the streams and signals, run one job directory, return the exit code."""
+    lines = Lines()
+    hold_life_line()
+    hooks = ChildHooks(lines)
+    hooks.listen()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        if len(arguments) != 1:
+            raise SpecError("one argument is needed: the job directory")
+        run(Path(arguments[0]), lines, hooks)
+    except Stopped:
+        return int(ExitCode.STOPPED)
+    except Exception as error:
+        log.exception("job_failed")
+        code, message, exit_code, detail = failure_of(error)
+        lines.write(ErrorLine(code=code, message=message, detail=detail))
+        return int(exit_code)
+    return int(ExitCode.OK)

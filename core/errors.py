@@ -6,7 +6,8 @@
     |   `-- UnknownDatasetError
     |-- NotFoundError             no such row for this tenant
     |-- ConflictError             the row is in a state that forbids the request
-    |   |-- JobAlreadyTerminalError
+    |   |-- JobAlreadyTerminalError, JobNotTerminalError, JobHasDependantsError
+    |   |-- InvalidStateError
     |   `-- IdempotencyInProgressError
     |-- IdempotencyKeyReusedError the same key with another body
     |-- InvalidCursorError        a page cursor nobody issued
@@ -75,6 +76,18 @@ class ConflictError(DistillError):
 
 class JobAlreadyTerminalError(ConflictError):
     code = "job_already_terminal"
+
+
+class JobNotTerminalError(ConflictError):
+    code = "job_not_terminal"
+
+
+class JobHasDependantsError(ConflictError):
+    code = "job_has_dependants"
+
+
+class InvalidStateError(ConflictError):
+    code = "invalid_state"
 
 
 class IdempotencyInProgressError(ConflictError):

@@ -5,33 +5,21 @@ What it says and how it ends is fixed in `core.specs.report`.
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
-from pydantic import ValidationError
 
+from core import probe
 from core.attempt import Attempt
-from core.child import ChildHooks, Lines, hold_life_line
-from core.errors import (
-    DatasetUnreadableError,
-    DeviceFaultError,
-    DeviceMemoryError,
-    DistillError,
-    DivergedError,
-    HostMemoryError,
-    InvalidInputError,
-    SpecError,
-)
-from core.progress import Stopped
+from core.child import ChildHooks, Failure, Lines, host_memory_failure, read_job, serve
+from core.child import failure_of as failure_without_torch
+from core.errors import DeviceFaultError, DeviceMemoryError
 from core.run_distillation import Distillation
 from core.run_experts import train_experts
-from core.specs.job import DistillationSpec, ExpertsSpec, parse_job_spec
-from core.specs.report import ErrorLine, ExitCode, JobFile
-
-log = logging.getLogger(__name__)
+from core.specs.job import DistillationSpec, ExpertsSpec, ProbeSpec
+from core.specs.report import ExitCode
 
 
 def run(folder: Path, lines: Lines, hooks: ChildHooks) -> None:
@@ -42,11 +30,7 @@ def run(folder: Path, lines: Lines, hooks: ChildHooks) -> None:
         Stopped: SIGTERM came; what is worth keeping was written.
         JobFailure: the job cannot finish.
     """
-    try:
-        file = JobFile.model_validate_json((folder / "job.json").read_text())
-        spec = parse_job_spec(file.spec)
-    except (OSError, ValidationError) as error:
-        raise SpecError(f"job.json cannot be used: {error}") from error
+    file, spec = read_job(folder)
     torch.set_num_threads(max(1, file.threads))
     attempt = Attempt(folder, file, lines, hooks)
     match spec:
@@ -54,53 +38,37 @@ def run(folder: Path, lines: Lines, hooks: ChildHooks) -> None:
             Distillation(attempt, spec).run()
         case ExpertsSpec():
             train_experts(attempt, spec)
+        case ProbeSpec():
+            probe.run(folder, lines, hooks)
         case _:
             assert_never(spec)
 
 
-def failure_of(error: BaseException) -> tuple[str, str, ExitCode]:
-    """Stable code, message and exit code of an error."""
+def failure_of(error: BaseException) -> Failure:
+    """Stable code, message, exit code and detail of an error."""
     match error:
-        case SpecError():
-            return error.code, error.message, ExitCode.BAD_SPEC
-        case DatasetUnreadableError() | InvalidInputError():
-            return error.code, error.message, ExitCode.BAD_DATA
-        case DivergedError():
-            return error.code, error.message, ExitCode.DIVERGED
-        case DistillError():
-            return error.code, error.message, ExitCode.INTERNAL
         case torch.OutOfMemoryError():
-            return DeviceMemoryError.code, str(error).split("\n")[0], ExitCode.DEVICE_MEMORY
+            return Failure(DeviceMemoryError.code, _first_line(error), ExitCode.DEVICE_MEMORY, _device_memory())
         case torch.AcceleratorError():
-            return DeviceFaultError.code, str(error).split("\n")[0], ExitCode.DEVICE_FAULT
-        case MemoryError():
-            return HostMemoryError.code, "the host has no memory left", ExitCode.INTERNAL
+            return Failure(DeviceFaultError.code, _first_line(error), ExitCode.DEVICE_FAULT)
         case RuntimeError() if "can't allocate memory" in str(error):
-            return HostMemoryError.code, str(error).split("\n")[0], ExitCode.INTERNAL
+            return host_memory_failure(_first_line(error))
         case _:
-            return "internal", f"{type(error).__name__}: {error}", ExitCode.INTERNAL
+            return failure_without_torch(error)
 
 
-def main(arguments: list[str]) -> int:
-    """Run one job directory; return the exit code."""
-    lines = Lines()
-    hold_life_line()
-    hooks = ChildHooks(lines)
-    hooks.listen()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    try:
-        if len(arguments) != 1:
-            raise SpecError("usage: python -m core.run JOBDIR")
-        run(Path(arguments[0]), lines, hooks)
-    except Stopped:
-        return int(ExitCode.STOPPED)
-    except Exception as error:
-        log.exception("job_failed")
-        code, message, exit_code = failure_of(error)
-        lines.write(ErrorLine(code=code, message=message))
-        return int(exit_code)
-    return int(ExitCode.OK)
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n")[0]
+
+
+def _device_memory() -> dict[str, Any]:
+    """Largest amount of device memory held and reserved, in bytes; nothing where no device is in use."""
+    if not torch.cuda.is_initialized():
+        return {}
+    return {
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(), "peak_reserved_bytes": torch.cuda.max_memory_reserved(),
+    }
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(serve(sys.argv[1:], run, failure_of))

@@ -47,11 +47,22 @@ class Settings(BaseSettings):
     report_seconds: float = Field(default=0.5, gt=0, description="How often progress is folded into the row.")
     stream_seconds: float = Field(default=1.0, gt=0, description="How often an event stream reads the table.")
     resend_seconds: float = Field(default=30.0, gt=0, description="First wait before an unanswered message is sent again.")
+    resend_crowded_seconds: float = Field(
+        default=600.0, gt=0, description="The same where other messages wait in the broker's queue; both waits double.",
+    )
     checkpoint_seconds: float = Field(default=60.0, gt=0, description="Wall time between checkpoints.")
     cancel_grace_seconds: float = Field(default=5.0, gt=0, description="From SIGTERM to SIGKILL when a job is cancelled.")
     drain_seconds: float = Field(default=120.0, gt=0, description="From SIGTERM to SIGKILL when a worker shuts down.")
     stall_seconds: float = Field(default=900.0, gt=0, description="No word from a child for this long means it hangs.")
     retry_backoff_seconds: float = Field(default=30.0, gt=0, description="First wait before another attempt; doubles.")
+    patience_seconds: float = Field(
+        default=3600.0, gt=0, description="How long results wait on the worker's disk for a store or a database that is away."
+    )
+    self_test_seconds: float = Field(default=60.0, gt=0, description="How often a worker whose device failed tests it.")
+    sweep_seconds: float = Field(default=3600.0, gt=0, description="How often the sweeper collects what nobody needs.")
+    orphan_seconds: float = Field(default=86_400.0, gt=0, description="Age at which an object that no row names is collected.")
+    idempotency_seconds: float = Field(default=7 * 86_400.0, gt=0, description="How long an Idempotency-Key is remembered.")
+    worker_row_seconds: float = Field(default=7 * 86_400.0, gt=0, description="Silence after which a worker is forgotten.")
     publish_timeout_seconds: float = Field(default=5.0, gt=0, description="Socket time-out towards the broker.")
 
     max_trajectory_bytes: int = Field(
@@ -59,6 +70,7 @@ class Settings(BaseSettings):
         description="Largest file of expert trajectories that a job may ask for; while it is made, memory holds it once and "
         "the job's folder up to four times.",
     )
+    probe_faults: bool = Field(default=False, description="Whether probes may be told to misbehave; for tests of a service.")
     child_threads: int = Field(default=0, ge=0, description="CPU threads of a child; 0 means all cores of the machine.")
     queues: str = Field(default="cpu", description="Queues that a worker serves, comma separated.")
 

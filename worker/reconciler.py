@@ -1,7 +1,7 @@
 """`python -m worker.reconciler`: repairs what messages and workers lose.
 
-At each tick it gives away leases that ran out and sends messages for queued rows that have none. It keeps nothing in memory
-that matters, and every change is conditional, so it may run twice or not at all for a while.
+At each tick it gives away leases that ran out and sends messages for queued rows that have none; a thread of its own sweeps.
+It keeps nothing in memory that matters, and every change is conditional, so it may run twice or not at all for a while.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from core.errors import DatabaseUnavailableError
 from core.jobs import queue, recovery
 from core.jobs.database import Database
 from core.settings import Settings, get_settings
+from core.store.objects import open_store
+from worker.sweeper import Sweeper
 
 log = structlog.get_logger(__name__)
 
@@ -64,11 +66,11 @@ class Reconciler:
     def _send(self) -> None:
         """Publish a message for each due row that has none. A broker that is away is tried again at the next tick."""
         with self._database.read() as session:
-            rows = recovery.unsent(session, self._settings.resend_seconds)
+            rows = recovery.unsent(session, self._settings.resend_seconds, self._settings.resend_crowded_seconds)
         empty: dict[str, bool] = {}
         try:
             for row in rows:
-                if row.ever_sent:
+                if row.ever_sent and not row.overdue:
                     if row.queue not in empty:
                         empty[row.queue] = queue.depth(self._app, row.queue) == 0
                     if not empty[row.queue]:
@@ -90,6 +92,8 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     database = Database(settings.database)
     reconciler = Reconciler(database, settings)
+    sweeper = Sweeper(database, open_store(settings), settings)
+    threading.Thread(target=sweeper.run, args=(stop,), name="sweeper", daemon=True).start()
     log.info("reconciler_started", tick_seconds=settings.tick_seconds)
     while True:
         reconciler.tick()

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from api.artifacts.conditions import Conditions
 from api.artifacts.schemas import ArtifactView, artifact_view
 from api.artifacts.service import content
-from api.deps import NAME, ArtifactId, Data, IfNoneMatch, JobId, Res, Tenant
+from api.deps import NAME, ArtifactId, Data, IfMatch, IfNoneMatch, JobId, Res, Tenant
 from api.errors import Responses, problems
 from api.responses import JsonResponse, cached
 from api.schemas import List
@@ -45,7 +45,7 @@ async def _conditions(
         str | None, Header(alias="Range", description="One range: `bytes=a-b`, `bytes=a-` or `bytes=-n`.")
     ] = None,
     if_range: Annotated[str | None, Header(description="Send the range only while the ETag is this one.")] = None,
-    if_match: Annotated[str | None, Header(description="Fail with 412 unless the ETag is one of these.")] = None,
+    if_match: IfMatch = None,
 ) -> Conditions:
     return Conditions(range_, if_range, if_match, if_none_match)
 

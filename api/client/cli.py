@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,14 +12,12 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from api.client import display
+from api.client import display, service_verbs
 from api.client.archive import download_job
 from api.client.connection import Json
-from api.client.demo import DEMO_DATASET, run_demo
 from api.client.errors import ClientError, LauncherError, UsageError
 from api.client.http import DistillClient
-from api.client.job_request import job_request
-from api.client.launcher import up
+from api.client.job_request import job_request, retry_request
 from api.client.rows import dataset_row, job_facts, job_row, method_row
 
 app = typer.Typer(
@@ -107,20 +104,24 @@ def submit(
         "method.num_iterations": iterations, "priority": priority or None, "resources.gpus": gpus,
     }
     request = job_request(spec, given, assignments=assign or (), tags=tag or ())
-    out = _Session.out()
     with _Session.client() as client:
         if validate_only:
-            display.print_json(out, client.validate(request))
+            display.print_json(_Session.out(), client.validate(request))
             return
         job = client.submit(request, idempotency_key=idempotency_key)
-        if watch:
-            if not as_json:
-                out.print(f"submitted {job['id']}")
-            _watch(client, job["id"], as_json=as_json)
-        elif as_json:
-            display.print_json(out, job)
-        else:
-            out.print(job["id"] if not out.is_terminal else f"submitted {job['id']}\nfollow it with: distill watch {job['id']}")
+        _show_submitted(client, job, watch=watch, as_json=as_json)
+
+
+def _show_submitted(client: DistillClient, job: Json, *, watch: bool, as_json: bool) -> None:
+    out = _Session.out()
+    if watch:
+        if not as_json:
+            out.print(f"submitted {job['id']}")
+        _watch(client, job["id"], as_json=as_json)
+    elif as_json:
+        display.print_json(out, job)
+    else:
+        out.print(job["id"] if not out.is_terminal else f"submitted {job['id']}\nfollow it with: distill watch {job['id']}")
 
 
 @app.command()
@@ -201,6 +202,23 @@ def cancel(job: JobId, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def retry(
+    job: JobId,
+    seed: Annotated[int | None, typer.Option(help="Another seed.")] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a field, e.g. method.num_iterations=600; repeatable."),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the new job until it ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job that is over once more, as a new job with the same specification or with changes to it."""
+    changes = retry_request({"seed": seed}, assign or ())
+    with _Session.client() as client:
+        _show_submitted(client, client.retry(job, changes), watch=watch, as_json=as_json)
+
+
+@app.command()
 def download(
     job: JobId,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder; default: the job's id.")] = None,
@@ -249,51 +267,7 @@ def _print_catalogue(
     display.print_listing(out, found, columns, row, as_json=as_json)
 
 
-@app.command("up")
-def up_command(
-    port: Annotated[int, typer.Option(help="Port of the API; 0 takes any free one.")] = 8000,
-    host: Annotated[str, typer.Option(help="A loopback address: without keys it serves this machine only.")] = "127.0.0.1",
-    home: Annotated[Path | None, typer.Option(help="Folder for everything; default: DISTILL_HOME, else ~/.distill.")] = None,
-) -> None:
-    """Run the whole service on this machine.
-
-    Broker, API, worker and reconciler run as child processes in one folder until Ctrl-C; a part that dies is started again.
-    """
-    out = _Session.out()
-    up(port=port, host=host, home=home, say=out.print)
-
-
-@app.command()
-def demo(
-    dataset: Annotated[str, typer.Option(help="Name of a data set.")] = DEMO_DATASET,
-    ipc: Annotated[int, typer.Option(min=1, help="Synthetic images per class.")] = 1,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo-output"),
-) -> None:
-    """Run one job from start to finish.
-
-    Starts a service of its own, distils a data set on the CPU, downloads the result and stops the service again.
-    """
-    raise typer.Exit(run_demo(dataset=dataset, ipc=ipc, output=output, out=_Session.out(), err=_Session.err()))
-
-
-_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
-
-@app.command(context_settings=_PASS_ON)
-def worker(context: typer.Context) -> None:
-    """Run a worker of an existing service."""
-    _become("worker", context.args)
-
-
-@app.command(context_settings=_PASS_ON)
-def migrate(context: typer.Context) -> None:
-    """Bring the database up to date."""
-    _become("migrations", context.args)
-
-
-def _become(module: str, arguments: Sequence[str]) -> NoReturn:
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+app.add_typer(service_verbs.app)
 
 
 def main() -> None:

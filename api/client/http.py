@@ -123,6 +123,17 @@ class DistillClient:
         """
         return self._connection.request("POST", f"{_job_path(job_id)}/cancel")
 
+    def retry(self, job_id: str, changes: Mapping[str, Any] | None = None, *, idempotency_key: str = "") -> Json:
+        """Repeat a job that is over as a new one, with changes merged over its specification; the new job.
+
+        The key (drawn anew when empty) goes along with every repetition of the request, so the job is created once.
+
+        Raises:
+            ClientError: `invalid_state` while the job is not over.
+        """
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return self._connection.request("POST", f"{_job_path(job_id)}/retry", headers=headers, body=changes or {})
+
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Json]:
         """All events that exist after sequence number `after`, ascending."""
         while True:

@@ -1,4 +1,4 @@
-"""The body of `distill submit`: a file's specification, and on top of it what the options say."""
+"""The bodies of `distill submit` (a file's specification, and on top of it what the options say) and `distill retry`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def job_request(source: str, given: Mapping[str, Any], *, assignments: Sequence[
         UsageError: something cannot be read, or nothing was said at all.
     """
     request = _read_spec(source) if source else {}
-    used = [(path, value) for path, value in given.items() if value is not None]
-    for path, value in used + [_assignment(text) for text in assignments]:
-        _put(request, path, value)
+    _apply(request, given, assignments)
     for text in tags:
         key, found, value = text.partition("=")
         if not found:
@@ -36,6 +34,23 @@ def job_request(source: str, given: Mapping[str, Any], *, assignments: Sequence[
     if not request:
         raise UsageError("nothing to submit: name a FILE, or at least --dataset, --ipc and --recipe")
     return request
+
+
+def retry_request(given: Mapping[str, Any], assignments: Sequence[str]) -> Json:
+    """What a repeated job changes; arguments as for `job_request`. Empty when nothing was said.
+
+    Raises:
+        UsageError: an assignment cannot be read.
+    """
+    request: Json = {}
+    _apply(request, given, assignments)
+    return request
+
+
+def _apply(request: Json, given: Mapping[str, Any], assignments: Sequence[str]) -> None:
+    used = [(path, value) for path, value in given.items() if value is not None]
+    for path, value in used + [_assignment(text) for text in assignments]:
+        _put(request, path, value)
 
 
 def _read_spec(source: str) -> Json:

@@ -22,13 +22,14 @@ def job_facts(job: Json) -> list[tuple[str, str]]:
     """A job in `distill show`: what each fact is called, and its text, empty where there is none."""
     _, _, recipe, dataset, ipc, _, created = job_row(job)
     progress, durations = job.get("progress") or {}, job.get("durations") or {}
+    what = recipe + (f" on {dataset}" if dataset else "") + (f", {ipc} per class" if ipc else "")
     step = f"{progress.get('phase')} {progress.get('step')}/{progress.get('total_steps')}" if progress else ""
     left = duration(progress.get("eta_seconds"))
     reason, error = job.get("state_reason") or {}, job.get("error") or {}
     return [
         ("job", job["id"]),
         ("state", job["state"] + (f" ({reason['message']})" if reason.get("message") else "")),
-        ("job spec", f"{recipe} on {dataset}" + (f", {ipc} per class" if ipc else "") + f", seed {job.get('seed', 0)}"),
+        ("job spec", f"{what}, seed {job.get('seed', 0)}"),
         ("waits for", ", ".join(job.get("waiting_for") or ())),
         ("progress", (step + (f", {left} left" if left else "")) if job["state"] == "running" else ""),
         ("attempt", f"{job.get('attempt')} ({job.get('failures', 0)} of at most {job.get('max_attempts')} ended badly)"),

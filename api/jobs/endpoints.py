@@ -1,50 +1,37 @@
-"""`/v1/jobs`: submit, look, follow, stop."""
+"""`/v1/jobs`: submit, look, stop, repeat, delete."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import StringConstraints, ValidationError
 from starlette.responses import Response
 
-from api.bodies import parse_object
-from api.deps import NAME, Data, IfNoneMatch, JobId, JsonBody, Limit, Res, Tenant
-from api.errors import TooManySeriesError, distill_problem, problems
-from api.jobs import metrics, service, stream
-from api.jobs.schemas import (
-    AttemptView,
-    CancelRequest,
-    EventList,
-    JobValidation,
-    JobView,
-    MetricList,
-    SeriesView,
-    attempt_view,
-    budget_of,
-    event_list,
-    job_view,
-)
-from api.responses import JsonResponse, cached
+from api.bodies import parse_model
+from api.deps import NAME, Data, IfMatch, IfNoneMatch, JobId, JsonBody, Limit, Res, Tenant
+from api.errors import PreconditionFailedError, distill_problem, problems
+from api.jobs import service
+from api.jobs.schemas import CancelRequest, JobValidation, JobView, job_view
+from api.responses import JsonResponse, cached, tag_matches
 from api.schemas import List
-from core.catalogue import dataset_info
 from core.errors import JobAlreadyTerminalError
+from core.jobs import deletion
 from core.jobs.database import now
+from core.jobs.models import Job
 from core.jobs.repository import Jobs
 from core.jobs.states import State
-from core.specs.estimate import estimate
-from core.specs.resolve import spec_error
-from core.specs.trajectories import require_room
+from core.specs.job import RetryRequest
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-MAX_SERIES = 20
-SeriesName = Annotated[str, StringConstraints(pattern=NAME)]
-LARGEST_STEP = 2**31 - 1
+IdempotencyKey = Annotated[
+    str | None, Header(description="1 to 255 printable characters; the same key and body never make a second job.")
+]
 
 
-def _body(schema: str, *, required: bool) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+def _body(*schemas: str, required: bool) -> dict[str, Any]:
+    references = [{"$ref": f"#/components/schemas/{schema}"} for schema in schemas]
+    content = {"application/json": {"schema": references[0] if len(references) == 1 else {"anyOf": references}}}
     return {"requestBody": {"required": required, "content": content}}
 
 
@@ -66,31 +53,26 @@ _CREATED_HEADERS = _HEADERS | {
         200: {"model": JobValidation, "description": "`validate_only`: the resolved specification; nothing was kept"},
         **problems(400, 404, 409, 413, 415, 422, 503),
     },
-    openapi_extra=_body("JobRequest", required=True),
+    openapi_extra=_body("JobRequest", "ProbeRequest", required=True),
 )
 def create_job(
     resources: Res,
     tenant: Tenant,
     body: JsonBody,
-    idempotency_key: Annotated[
-        str | None, Header(description="1 to 255 printable characters; the same key and body never make a second job.")
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
     validate_only: Annotated[
         bool, Query(description="Only resolve the specification; show its budget and a coarse estimate of time and memory.")
     ] = False,
 ) -> Response:
-    """Submit a job: a recipe with overrides, or a whole method. The answer shows the fully resolved specification."""
+    """Submit a job: a recipe with overrides, or a whole method. The answer shows the fully resolved specification.
+
+    A probe (`kind: probe`) takes the same way without data or mathematics: a smoke test of an installation.
+    """
     key = service.checked_key(idempotency_key)
-    tree, spec = service.read_specification(body)
-    info = dataset_info(spec.dataset.name)
-    require_room(spec, info, resources.settings.max_trajectory_bytes)
+    tree, spec = service.read_specification(body, resources.settings)
     if validate_only:
-        return JsonResponse(JobValidation(spec=spec, budget=budget_of(spec, info), estimate=estimate(spec, info)))
-    view, replayed = service.create(resources, tenant, tree, spec, key)
-    headers = {"Location": view.links.self, **_retry_after(view)}
-    if replayed:
-        headers["Idempotent-Replayed"] = "true"
-    return JsonResponse(view, status_code=202, headers=headers)
+        return JsonResponse(service.validation(spec))
+    return _accepted(service.create(resources, tenant, tree, spec, key))
 
 
 @router.get("", response_model=List[JobView], responses=problems(400, 422, 503))
@@ -128,7 +110,7 @@ def get_job(database: Data, tenant: Tenant, job_id: JobId, if_none_match: IfNone
     with database.read() as session:
         job = Jobs(session, tenant).get(job_id)
         (view,) = service.views(session, tenant, [job])
-    return cached(view, f'W/"{job.version}"', if_none_match, _retry_after(view))
+    return cached(view, _tag(job), if_none_match, _retry_after(view))
 
 
 @router.post(
@@ -143,10 +125,10 @@ def get_job(database: Data, tenant: Tenant, job_id: JobId, if_none_match: IfNone
 )
 def cancel_job(request: Request, database: Data, tenant: Tenant, job_id: JobId, body: JsonBody) -> Response:
     """Stop a job. Repeating changes nothing; a cancel that was accepted wins over a result that comes later."""
-    reason = _cancel_reason(body)
+    _, request_body = parse_model(body.strip() or b"{}", CancelRequest)
     try:
         with database.write() as session:
-            job = Jobs(session, tenant).cancel(job_id, reason)
+            job = Jobs(session, tenant).cancel(job_id, request_body.reason)
             view = job_view(job, job.finished_at or now(session))
     except JobAlreadyTerminalError as error:
         with database.read() as session:
@@ -156,102 +138,48 @@ def cancel_job(request: Request, database: Data, tenant: Tenant, job_id: JobId, 
     return JsonResponse(view, status_code=200 if view.state.terminal else 202, headers=_retry_after(view))
 
 
-def _cancel_reason(body: bytes) -> str:
-    if not body.strip():
-        return ""
-    tree = parse_object(body)
-    try:
-        return CancelRequest.model_validate(tree).reason
-    except ValidationError as error:
-        raise spec_error(error, tree) from None
-
-
-@router.get("/{job_id}/attempts", response_model=List[AttemptView], responses=problems(404, 503))
-def list_attempts(database: Data, tenant: Tenant, job_id: JobId) -> Response:
-    """Every attempt of a job, the first one first."""
-    with database.read() as session:
-        jobs = Jobs(session, tenant)
-        jobs.get(job_id)
-        data = [attempt_view(row) for row in jobs.attempts(job_id)]
-    first, last = (str(data[0].number), str(data[-1].number)) if data else (None, None)
-    return JsonResponse(List[AttemptView](data=data, first_id=first, last_id=last, has_more=False))
-
-
-@router.get("/{job_id}/events", response_model=EventList, responses=problems(400, 404, 422, 503))
-def list_events(
-    database: Data,
-    tenant: Tenant,
-    job_id: JobId,
-    limit: Limit,
-    after: Annotated[str | None, Query(description="Sequence number: the page holds later events.")] = None,
-) -> Response:
-    """What happened, in order. The sequence has no gaps, so `after=<last_id>` never misses an event."""
-    seq = stream.parse_cursor(after)
-    with database.read() as session:
-        jobs = Jobs(session, tenant)
-        stream.check_cursor(jobs.get(job_id), seq)
-        rows = jobs.events_after(job_id, seq, limit + 1)
-    return JsonResponse(event_list(rows[:limit], len(rows) > limit))
-
-
-@router.get(
-    "/{job_id}/events/stream",
-    response_class=stream.EventStream,
+@router.post(
+    "/{job_id}/retry",
+    status_code=202,
+    response_model=JobView,
     responses={
-        200: {
-            "description": "Server-sent events: `id` is the sequence number, `event` the type, `data` the event as JSON",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        },
-        204: {"description": "The job is over and nothing is left to send"},
-        **problems(400, 404, 503),
+        202: {"description": "A new job is accepted and will not be lost", "headers": _CREATED_HEADERS},
+        **problems(400, 404, 409, 413, 415, 422, 503),
     },
+    openapi_extra=_body("RetryRequest", required=False),
 )
-async def stream_events(
-    resources: Res,
-    tenant: Tenant,
-    job_id: JobId,
-    last_event_id: Annotated[str | None, Header(description="Continue after this event; goes before `after`.")] = None,
-    after: Annotated[str | None, Query(description="Continue after this event.")] = None,
+def retry_job(
+    resources: Res, tenant: Tenant, job_id: JobId, body: JsonBody, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Follow a job live. The stream ends after the event that ends the job; coming back then gives 204."""
-    seq = stream.parse_cursor(last_event_id or after)
-    news = await stream.in_stream_thread(resources, tenant, job_id, seq)
-    if news.over and not news.events:
-        return Response(status_code=204)
-    return stream.EventStream(
-        stream.follow(resources, tenant, job_id, seq, news), headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    )
+    """Run a job that is over once more, as a new job with the same specification or with changes to it."""
+    key = service.checked_key(idempotency_key)
+    tree, changes = parse_model(body.strip() or b"{}", RetryRequest)
+    return _accepted(service.retry(resources, tenant, job_id, tree, changes, key))
 
 
-@router.get("/{job_id}/metrics", response_model=MetricList, responses=problems(404, 503))
-def list_metrics(database: Data, tenant: Tenant, job_id: JobId, if_none_match: IfNoneMatch = None) -> Response:
-    """Every series of a job in short."""
-    with database.read() as session:
-        job = Jobs(session, tenant).get(job_id)
-        data = metrics.summaries(session, tenant, job_id)
-    view = MetricList(data=data, first_id=data[0].name if data else None, last_id=data[-1].name if data else None)
-    return cached(view, f'W/"{job.version}"', if_none_match)
+@router.delete(
+    "/{job_id}", status_code=204, response_class=Response,
+    responses={204: {"description": "The job is gone"}, **problems(404, 409, 412, 503)},
+)
+def delete_job(database: Data, tenant: Tenant, job_id: JobId, if_match: IfMatch = None) -> Response:
+    """Delete a job that is over, with everything it made. It is hidden at once; its bytes are collected later."""
+    with database.write() as session:
+        job = Jobs(session, tenant).locked(job_id)
+        if if_match is not None and not tag_matches(if_match, _tag(job)):
+            raise PreconditionFailedError("the job has another ETag than If-Match asks for")
+        deletion.delete(session, job, now(session))
+    return Response(status_code=204)
 
 
-@router.get("/{job_id}/metrics/series", response_model=SeriesView, responses=problems(400, 404, 422, 503))
-def get_series(
-    database: Data,
-    tenant: Tenant,
-    job_id: JobId,
-    name: Annotated[list[SeriesName] | None, Query(description=f"Series; repeatable, at most {MAX_SERIES}.")] = None,
-    after_step: Annotated[int, Query(ge=-1, le=LARGEST_STEP, description="Only later steps.")] = -1,
-    max_points: Annotated[int, Query(ge=5, le=5000, description="Points of each series; spikes survive thinning out.")] = 1000,
-    if_none_match: IfNoneMatch = None,
-) -> Response:
-    """Curves, thinned out so that minimum and maximum of every stretch survive. Without `name`, every series."""
-    with database.read() as session:
-        jobs = Jobs(session, tenant)
-        job = jobs.get(job_id)
-        names = list(dict.fromkeys(name or jobs.metric_names(job_id)))
-        if len(names) > MAX_SERIES:
-            raise TooManySeriesError(f"{len(names)} series at once; ask for at most {MAX_SERIES}")
-        found = {each: metrics.series(session, tenant, job_id, each, after_step, max_points) for each in names}
-    return cached(SeriesView(series=found), f'W/"{job.version}"', if_none_match)
+def _tag(job: Job) -> str:
+    return f'W/"{job.version}"'
+
+
+def _accepted(created: service.Created) -> Response:
+    headers = {"Location": created.view.links.self, **_retry_after(created.view)}
+    if created.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return JsonResponse(created.view, status_code=202, headers=headers)
 
 
 def _retry_after(view: JobView) -> dict[str, str]:

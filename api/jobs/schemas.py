@@ -13,7 +13,7 @@ from core.catalogue import DatasetInfo
 from core.jobs.models import Attempt, Event, Job
 from core.jobs.states import State
 from core.specs.estimate import Estimate
-from core.specs.job import DistillationSpec, JobSpec, Priority
+from core.specs.job import DistillationSpec, JobSpec, Priority, ProbeSpec
 
 
 class Reason(BaseModel):
@@ -60,6 +60,7 @@ class JobLinks(BaseModel):
     stream: str
     artifacts: str
     cancel: str
+    retry: str
 
 
 class JobView(BaseModel):
@@ -67,11 +68,13 @@ class JobView(BaseModel):
 
     id: str
     object: Literal["job"] = "job"
-    kind: str = Field(description="`distillation`, or `experts`: networks trained on the real set for the jobs that need them.")
+    kind: str = Field(
+        description="`distillation`; `probe`: a smoke test; `experts`: networks trained on the real set for others."
+    )
     state: State
     state_reason: Reason | None
     recipe: str = Field(description="Empty when the request wrote the whole composition out.")
-    dataset: str
+    dataset: str = Field(description="Empty where none is read.")
     ipc: int | None = Field(description="Null where nothing is distilled.")
     spec: Annotated[Json, DocumentedAs(JobSpec)] = Field(description="The specification with every default resolved.")
     priority: Priority
@@ -87,6 +90,7 @@ class JobView(BaseModel):
     finished_at: datetime | None
     durations: Durations
     parent_id: str | None = Field(description="The job that asked for this one first.")
+    retried_from: str | None = Field(description="The job that this one repeats.")
     waiting_for: list[str] = Field(description="Jobs that have to succeed before this one runs, while it is `waiting`.")
     result: Json | None = Field(description="Summary of a succeeded job, with the ids of its `artifacts`.")
     error: JobError | None
@@ -110,11 +114,11 @@ def job_view(job: Job, at: datetime, waiting_for: Sequence[str] = ()) -> JobView
             running=_seconds(job.started_at, end) if job.started_at else None,
             total=_seconds(job.created_at, end),
         ),
-        parent_id=job.parent_id, waiting_for=list(waiting_for), result=job.result,
+        parent_id=job.parent_id, retried_from=job.retried_from, waiting_for=list(waiting_for), result=job.result,
         error=JobError.model_validate(job.error) if job.error else None,
         links=JobLinks(
             self=url, events=f"{url}/events", stream=f"{url}/events/stream", artifacts=f"{url}/artifacts",
-            cancel=f"{url}/cancel",
+            cancel=f"{url}/cancel", retry=f"{url}/retry",
         ),
     )
 
@@ -144,9 +148,9 @@ class JobValidation(BaseModel):
     """Answer to `validate_only`: nothing was kept."""
 
     object: Literal["job_validation"] = "job_validation"
-    spec: DistillationSpec
-    budget: Budget
-    estimate: Estimate
+    spec: DistillationSpec | ProbeSpec
+    budget: Budget | None = Field(description="Null where nothing is distilled.")
+    estimate: Estimate | None = Field(description="Null where nothing is distilled.")
 
 
 class CancelRequest(BaseModel):

@@ -1,10 +1,10 @@
-"""Creating a job from bytes: validation, one transaction, and a message after the commit."""
+"""Creating a job, new or as a repetition: validation, one transaction, and a message after the commit."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
@@ -12,18 +12,32 @@ from sqlalchemy.orm import Session
 from api.bodies import parse_object
 from api.deps import Resources
 from api.errors import InvalidHeaderError
-from api.jobs.schemas import JobView, job_view
+from api.jobs.schemas import JobValidation, JobView, budget_of, job_view
 from api.schemas import Json
-from core.errors import IdempotencyInProgressError, InvalidCursorError
+from core.catalogue import dataset_info
+from core.errors import IdempotencyInProgressError, InvalidCursorError, InvalidStateError, SpecError
 from core.jobs.database import now
 from core.jobs.ids import is_id
 from core.jobs.models import Job
 from core.jobs.queue import Ticket
 from core.jobs.repository import Idempotency, Jobs
 from core.jobs.states import State
+from core.settings import Settings
 from core.specs.base import digest
-from core.specs.job import PRIORITIES, DistillationSpec, JobRequest
-from core.specs.resolve import resolve, spec_error
+from core.specs.estimate import estimate
+from core.specs.job import (
+    PRIORITIES,
+    REQUESTS,
+    DistillationSpec,
+    JobRequest,
+    ProbeRequest,
+    ProbeSpec,
+    RequestedSpec,
+    RetryRequest,
+    parse_job_spec,
+)
+from core.specs.resolve import repeat, resolve, spec_error
+from core.specs.trajectories import require_room
 
 SCOPE = "POST /v1/jobs"
 
@@ -35,19 +49,47 @@ class Created(NamedTuple):
     replayed: bool
 
 
-def read_specification(body: bytes) -> tuple[Json, DistillationSpec]:
+def read_specification(body: bytes, settings: Settings) -> tuple[Json, RequestedSpec]:
     """The body's tree, and the specification it resolves to.
 
     Raises:
         InvalidJsonError: the body is not JSON.
-        SpecError: a rule is broken.
+        SpecError: a rule is broken, or this installation does not allow it.
     """
     tree = parse_object(body)
+    kind = tree.get("kind", "distillation")
+    if not isinstance(kind, str) or kind not in REQUESTS:
+        raise SpecError.at("/kind", f"kind must be one of: {', '.join(REQUESTS)}", "literal_error")
     try:
-        request = JobRequest.model_validate_json(json.dumps(tree, allow_nan=False))
+        request = REQUESTS[kind].model_validate_json(json.dumps(tree, allow_nan=False))
     except ValidationError as error:
         raise spec_error(error, tree) from None
-    return tree, resolve(request)
+    match request:
+        case JobRequest():
+            spec = resolve(request)
+            require_room(spec, dataset_info(spec.dataset.name), settings.max_trajectory_bytes)
+            return tree, spec
+        case ProbeRequest():
+            return tree, _probe(request, settings)
+        case _:
+            assert_never(request)
+
+
+def _probe(request: ProbeRequest, settings: Settings) -> ProbeSpec:
+    if request.fault.kind != "none" and not settings.probe_faults:
+        raise SpecError.at(
+            "/fault/kind", "fault must be 'none': this installation takes no probes that misbehave (DISTILL_PROBE_FAULTS)",
+            "fault_not_allowed",
+        )
+    return ProbeSpec.model_validate(request.model_dump())
+
+
+def validation(spec: RequestedSpec) -> JobValidation:
+    """What `validate_only` shows."""
+    if isinstance(spec, ProbeSpec):
+        return JobValidation(spec=spec, budget=None, estimate=None)
+    info = dataset_info(spec.dataset.name)
+    return JobValidation(spec=spec, budget=budget_of(spec, info), estimate=estimate(spec, info))
 
 
 def checked_key(key: str | None) -> str | None:
@@ -72,7 +114,7 @@ def checked_cursor(cursor: str | None) -> str | None:
     return cursor
 
 
-def create(resources: Resources, tenant: str, tree: Json, spec: DistillationSpec, key: str | None) -> Created:
+def create(resources: Resources, tenant: str, tree: Json, spec: RequestedSpec, key: str | None) -> Created:
     """Insert the job, or find the one that the same request made before; then hand a message to the sender.
 
     Raises:
@@ -81,10 +123,42 @@ def create(resources: Resources, tenant: str, tree: Json, spec: DistillationSpec
         DatabaseUnavailableError: nothing was stored, or the outcome is unknown; repeating with the key is safe.
     """
     idempotency = None if key is None else Idempotency(SCOPE, key, digest(tree))
+    return _create(resources, tenant, spec, idempotency, retried_from=None)
+
+
+def retry(resources: Resources, tenant: str, job_id: str, tree: Json, changes: RetryRequest, key: str | None) -> Created:
+    """As `create`, for a job that repeats another one with changes.
+
+    Raises:
+        NotFoundError: this tenant has no such job.
+        InvalidStateError: the job is not over, or is not one that a client submits.
+        SpecError: a change breaks a rule.
+    """
+    with resources.database.read() as session:
+        job = Jobs(session, tenant).get(job_id)
+    if not State(job.state).terminal:
+        raise InvalidStateError(f"the job is {job.state}; only a job that is over can be repeated")
     try:
-        job, created = _insert(resources, tenant, spec, idempotency)
+        before = parse_job_spec(job.spec)
+    except ValidationError:
+        raise InvalidStateError("the job was specified for another version of this service; submit a new one") from None
+    if isinstance(before, ProbeSpec):
+        raise InvalidStateError("a probe has nothing to change that is worth keeping; submit a new one")
+    if not isinstance(before, DistillationSpec):
+        raise InvalidStateError(f"a job of kind {job.kind!r} is made for the jobs that need it; repeat one of those")
+    spec = repeat(before, changes)
+    require_room(spec, dataset_info(spec.dataset.name), resources.settings.max_trajectory_bytes)
+    idempotency = None if key is None else Idempotency(f"{SCOPE}/{job_id}/retry", key, digest(tree))
+    return _create(resources, tenant, spec, idempotency, retried_from=job_id)
+
+
+def _create(
+    resources: Resources, tenant: str, spec: RequestedSpec, idempotency: Idempotency | None, *, retried_from: str | None
+) -> Created:
+    try:
+        job, created = _insert(resources, tenant, spec, idempotency, retried_from)
     except IdempotencyInProgressError:  # the other transaction has committed meanwhile, or is about to
-        job, created = _insert(resources, tenant, spec, idempotency)
+        job, created = _insert(resources, tenant, spec, idempotency, retried_from)
     if not created.replayed:
         priority = next(name for name in PRIORITIES if name == job.priority)
         resources.sender.send(Ticket(job.id, job.queue, priority))
@@ -92,10 +166,10 @@ def create(resources: Resources, tenant: str, tree: Json, spec: DistillationSpec
 
 
 def _insert(
-    resources: Resources, tenant: str, spec: DistillationSpec, idempotency: Idempotency | None
+    resources: Resources, tenant: str, spec: RequestedSpec, idempotency: Idempotency | None, retried_from: str | None
 ) -> tuple[Job, Created]:
     with resources.database.write() as session:
-        job, replayed = Jobs(session, tenant).create(spec, idempotency)
+        job, replayed = Jobs(session, tenant).create(spec, idempotency, retried_from=retried_from)
         at = now(session) if replayed else job.created_at
         return job, Created(job_view(job, at), replayed)
 

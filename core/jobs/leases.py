@@ -22,6 +22,9 @@ from core.jobs.models import Artifact, Attempt, Checkpoint, Job
 from core.jobs.states import LEASED, State
 from core.specs.job import ExpertsSpec
 
+RETRIED_ONCE = frozenset({"stalled"})
+"""Error codes that may be chance the first time, and are the job's own fault the second."""
+
 
 class Lease(NamedTuple):
     """The fence of one attempt."""
@@ -208,7 +211,8 @@ def succeed(
 def fail(session: Session, lease: Lease, error: dict[str, Any], *, retry_after_seconds: float | None) -> State:
     """End the attempt badly: queue the job again when `retry_after_seconds` is given and attempts are left, else fail it.
 
-    The checkpoints of a job that is over stay until `drop_checkpoints`.
+    What `RETRIED_ONCE` names is tried again a single time, however many attempts are left. The checkpoints of a job that is
+    over stay until `drop_checkpoints`.
 
     Raises:
         LostLeaseError: the lease is gone.
@@ -220,7 +224,8 @@ def fail(session: Session, lease: Lease, error: dict[str, Any], *, retry_after_s
     ended = NewEvent(
         "attempt.ended", f"attempt {lease.attempt} ended with {error['code']}: {error['message']}", {"error": error}, "error"
     )
-    if retry_after_seconds is not None and current.failures + 1 < current.max_attempts:
+    left = current.failures + 1 < current.max_attempts and not _repeated(session, lease, error["code"])
+    if retry_after_seconds is not None and left:
         job = _requeue(session, lease, at, retry_after_seconds, failures=Job.failures + 1, error=error)
         _close_attempt(session, lease, at, "failed", error)
         events.append(session, job, [ended, events.state_event(State.QUEUED, "the job is queued for another attempt")], at)
@@ -237,6 +242,14 @@ def fail(session: Session, lease: Lease, error: dict[str, Any], *, retry_after_s
     events.append(session, job, [ended, events.state_event(State.FAILED, error["message"], code=error["code"])], at)
     dependencies.ended(session, job, at)
     return State.FAILED
+
+
+def _repeated(session: Session, lease: Lease, code: str) -> bool:
+    """Whether an attempt has ended before in the way that may be repeated only once."""
+    if code not in RETRIED_ONCE:
+        return False
+    errors = session.scalars(sa.select(Attempt.error).where(Attempt.job_id == lease.job_id, Attempt.number < lease.attempt))
+    return any(error is not None and error["code"] == code for error in errors)
 
 
 def wait(session: Session, lease: Lease, needed: Mapping[str, ExpertsSpec]) -> State:

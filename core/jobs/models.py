@@ -42,6 +42,7 @@ class Job(Base):
         Index("ix_jobs_tenant_id_created_at_id", "tenant_id", "created_at", "id"),
         Index("ix_jobs_state_next_run_at", "state", "next_run_at"),
         Index("ix_jobs_state_lease_until", "state", "lease_until"),
+        Index("ix_jobs_deleted_at", "deleted_at"),
     )
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
@@ -79,8 +80,12 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     parent_id: Mapped[str | None] = mapped_column(_Id, ForeignKey("jobs.id"))
     """The job that asked for this one; others may need it as well."""
+    retried_from: Mapped[str | None] = mapped_column(_Id)
+    """The job that this one repeats. Not a foreign key: the older job may be deleted and forgotten."""
     content_key: Mapped[str | None] = mapped_column(String(128))
-    """What the job makes, for jobs whose result others share: one job for each key. Cleared when it ends badly."""
+    """What the job makes, where others share its result: one job for each key. Cleared when it ends badly or is deleted."""
+    deleted_at: Mapped[datetime | None]
+    """Hidden from every read since then; the sweeper collects its bytes and rows."""
 
 
 class JobDependency(Base):
@@ -200,6 +205,13 @@ class Worker(Base):
     queues: Mapped[str] = mapped_column(String(255))
     state: Mapped[str] = mapped_column(String(16))
     job_id: Mapped[str | None] = mapped_column(_Id)
+    devices: Mapped[list[dict[str, Any]]] = mapped_column(Json, server_default=sa.text("'[]'"))
+    software: Mapped[dict[str, Any]] = mapped_column(Json, server_default=sa.text("'{}'"))
+    """Versions by name."""
+    quarantined_reason: Mapped[str | None] = mapped_column(sa.Text)
+    """Why the worker takes no job, since its device failed."""
+    drain_requested: Mapped[bool] = mapped_column(server_default=sa.false())
+    """An operator wants it to hand its job back and to take no more; it reads this with its heartbeat."""
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core.jobs import leases
-from core.jobs.database import now
+from core.jobs.database import insert_into, now
 from core.jobs.leases import Lease, LostLeaseError
 from core.jobs.models import DEFAULT_TENANT, Job, JobDependency, Tick
 from core.jobs.states import LEASED, State
@@ -37,6 +37,8 @@ class Waiting(NamedTuple):
     queue: str
     priority: Priority
     ever_sent: bool
+    overdue: bool = False
+    """It has waited so long that its message is repeated although the broker's queue is not empty."""
 
 
 def tick(session: Session, name: str) -> tuple[datetime, float | None]:
@@ -49,6 +51,16 @@ def tick(session: Session, name: str) -> tuple[datetime, float | None]:
     gap = (at - row.ticked_at).total_seconds()
     row.ticked_at = at
     return at, gap
+
+
+def due(session: Session, name: str, seconds: float) -> bool:
+    """Whether the last turn of a periodic task was `seconds` ago or never; true for one of all callers, whose turn it is."""
+    at = now(session)
+    first = insert_into(session, Tick).values(name=name, tenant_id=DEFAULT_TENANT, ticked_at=at)
+    if session.scalar(first.on_conflict_do_nothing().returning(Tick.name)) is not None:
+        return True
+    turn = sa.update(Tick).where(Tick.name == name, Tick.ticked_at <= at - timedelta(seconds=seconds)).values(ticked_at=at)
+    return session.scalar(turn.returning(Tick.name)) is not None
 
 
 def expired(session: Session, grace_seconds: float) -> Sequence[Lease]:
@@ -84,11 +96,12 @@ def reap(session: Session, lease: Lease, grace_seconds: float, backoff_seconds: 
         return None
 
 
-def unsent(session: Session, resend_seconds: float) -> Sequence[Waiting]:
+def unsent(session: Session, resend_seconds: float, crowded_seconds: float) -> Sequence[Waiting]:
     """Due rows that were never sent, or were sent so long ago that their message may be lost.
 
-    The wait doubles with every message sent, up to 64 times `resend_seconds`. Whether a sent row really needs another
-    message depends on its broker queue being empty, which the caller looks up.
+    Both waits double with every message sent, up to 64 times. After the first, a row needs another message if its broker queue
+    is empty, which the caller looks up. After the second it needs one anyway: what stands in the queue may be foreign or stuck,
+    and a message too many costs nothing.
     """
     at = now(session)
     rows = session.execute(
@@ -96,11 +109,16 @@ def unsent(session: Session, resend_seconds: float) -> Sequence[Waiting]:
         .where(Job.state == State.QUEUED, Job.next_run_at <= at)
         .order_by(Job.next_run_at)
     )
-    return [
-        Waiting(job_id, queue, cast(Priority, priority), sent_at is not None)
-        for job_id, queue, priority, sent_at, count in rows
-        if sent_at is None or at - sent_at > timedelta(seconds=resend_seconds * 2 ** min(max(count - 1, 0), 6))
-    ]
+    found = []
+    for job_id, queue, priority, sent_at, count in rows:
+        row = Waiting(job_id, queue, cast(Priority, priority), ever_sent=sent_at is not None)
+        if sent_at is not None:
+            waited, factor = (at - sent_at).total_seconds(), 2 ** min(max(count - 1, 0), 6)
+            if waited <= resend_seconds * factor:
+                continue
+            row = row._replace(overdue=waited > crowded_seconds * factor)
+        found.append(row)
+    return found
 
 
 def unsent_around(session: Session, job_id: str) -> Sequence[Waiting]:

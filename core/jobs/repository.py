@@ -21,7 +21,7 @@ from core.jobs.creation import columns
 from core.jobs.database import now
 from core.jobs.models import Artifact, Attempt, Event, IdempotencyKey, Job, Metric
 from core.jobs.states import State
-from core.specs.job import DistillationSpec
+from core.specs.job import RequestedSpec
 
 
 class Idempotency(NamedTuple):
@@ -48,13 +48,16 @@ class Jobs:
 
     # ------------------------------------------------------------------ create
 
-    def create(self, spec: DistillationSpec, idempotency: Idempotency | None) -> tuple[Job, bool]:
+    def create(
+        self, spec: RequestedSpec, idempotency: Idempotency | None, *, retried_from: str | None = None
+    ) -> tuple[Job, bool]:
         """Insert job, first event and idempotency key in the caller's transaction.
 
         Returns:
             The job, and whether it is a replay of an earlier request with the same key.
 
         Raises:
+            NotFoundError: the job that the key made was deleted.
             IdempotencyKeyReusedError: the key was used with another body.
             IdempotencyInProgressError: another transaction is using the key at this moment.
         """
@@ -63,10 +66,11 @@ class Jobs:
             if replay is not None:
                 return replay, True
         at = now(self.session)
-        job = Job(**columns(spec, self.tenant_id, at))
+        job = Job(**columns(spec, self.tenant_id, at), retried_from=retried_from)
         self.session.add(job)
         self.session.flush()
-        events.append(self.session, job, [events.state_event(State.QUEUED, "the job was accepted")], at)
+        message = "the job was accepted" + (f"; it repeats {retried_from}" if retried_from else "")
+        events.append(self.session, job, [events.state_event(State.QUEUED, message)], at)
         if idempotency is not None:
             self.session.add(
                 IdempotencyKey(
@@ -86,7 +90,10 @@ class Jobs:
             return None
         if row.fingerprint != idempotency.fingerprint:
             raise IdempotencyKeyReusedError("this Idempotency-Key was used before with another request body")
-        return self.get(row.job_id)
+        try:
+            return self.get(row.job_id)
+        except NotFoundError:
+            raise NotFoundError(f"this Idempotency-Key made {row.job_id}, which was deleted") from None
 
     # -------------------------------------------------------------------- read
 
@@ -96,7 +103,21 @@ class Jobs:
         Raises:
             NotFoundError: this tenant has no such job.
         """
-        job = self.session.scalar(sa.select(Job).where(Job.tenant_id == self.tenant_id, Job.id == job_id))
+        return self._found(job_id, self._visible().where(Job.id == job_id))
+
+    def locked(self, job_id: str) -> Job:
+        """One job, which nobody else changes until the transaction ends.
+
+        Raises:
+            NotFoundError: this tenant has no such job.
+        """
+        return self._found(job_id, self._visible().where(Job.id == job_id).with_for_update(key_share=True))
+
+    def _visible(self) -> sa.Select[Job]:
+        return sa.select(Job).where(Job.tenant_id == self.tenant_id, Job.deleted_at.is_(None))
+
+    def _found(self, job_id: str, query: sa.Select[Job]) -> Job:
+        job = self.session.scalar(query)
         if job is None:
             raise NotFoundError(f"there is no job {job_id!r}")
         return job
@@ -126,7 +147,7 @@ class Jobs:
         Raises:
             InvalidCursorError: a cursor names no job of this tenant.
         """
-        query = sa.select(Job).where(Job.tenant_id == self.tenant_id)
+        query = self._visible()
         if states:
             query = query.where(Job.state.in_(states))
         if kind is not None:
@@ -148,6 +169,7 @@ class Jobs:
         return Page(rows[::-1] if backwards else rows, has_more)
 
     def _cursor(self, job_id: str) -> Any:
+        # A deleted job is still a place in the list: clients delete what they page through.
         created = self.session.scalar(
             sa.select(Job.created_at).where(Job.tenant_id == self.tenant_id, Job.id == job_id)
         )
@@ -207,7 +229,9 @@ class Jobs:
             NotFoundError: this tenant has no such artifact.
         """
         row = self.session.scalar(
-            sa.select(Artifact).where(Artifact.tenant_id == self.tenant_id, Artifact.id == artifact_id)
+            sa.select(Artifact)
+            .join(Job, Job.id == Artifact.job_id)
+            .where(Artifact.tenant_id == self.tenant_id, Artifact.id == artifact_id, Job.deleted_at.is_(None))
         )
         if row is None:
             raise NotFoundError(f"there is no artifact {artifact_id!r}")

@@ -12,6 +12,7 @@ from core.specs.evaluation import EvaluationSpec
 from core.specs.experts import PoolSpec
 from core.specs.method import MethodSpec
 from core.specs.preprocessing import PreprocessingSpec
+from core.specs.probe import FaultSpec, NoFaultSpec, ProbeWorkSpec
 
 Scale = Literal["paper", "small"]
 Priority = Literal["high", "normal", "low"]
@@ -31,9 +32,8 @@ class ResourcesSpec(Spec):
 
 
 class RunOptions(Spec):
-    """What every kind of job says: its data, and how it is queued and run."""
+    """What every kind of job says: how it is queued and run."""
 
-    dataset: DatasetSpec
     resources: ResourcesSpec = ResourcesSpec()
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of everything random in the job; the same specification and seed give the same bytes on a CPU."""
@@ -52,7 +52,13 @@ class RunOptions(Spec):
         return "gpu" if self.resources.gpus else "cpu"
 
 
-class JobOptions(RunOptions):
+class DataOptions(RunOptions):
+    """What every kind of job says that reads a real set."""
+
+    dataset: DatasetSpec
+
+
+class JobOptions(DataOptions):
     """The fields that request and resolved specification of a distillation share as they are."""
 
     kind: Literal["distillation"] = "distillation"
@@ -80,6 +86,27 @@ class JobRequest(JobOptions):
     """Overrides of the evaluation protocol that `protocol` names (by default the recipe's)."""
 
 
+class RetryRequest(Spec):
+    """`POST /v1/jobs/{id}/retry`: what the new job changes. Whatever is absent stays as it was."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"seed": 1, "method": {"num_iterations": 600}}]})
+
+    method: dict[str, Any] = Field(default_factory=dict)
+    """Merged over the resolved method, deeply while `kind` is equal or absent."""
+
+    evaluation: dict[str, Any] = Field(default_factory=dict)
+    """Merged over the resolved evaluation; over the preset's when it names another `protocol`."""
+
+    resources: dict[str, Any] = Field(default_factory=dict)
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
+    tags: dict[TagKey, TagValue] | None = Field(default=None, max_length=16)
+    """All tags of the new job."""
+
+    priority: Priority | None = None
+    timeout_seconds: int | None = Field(default=None, ge=1, le=30 * 86_400)
+    max_attempts: int | None = Field(default=None, ge=1, le=10)
+
+
 class DistillationSpec(JobOptions):
     """A job with every default resolved: what the worker runs and the manifest records."""
 
@@ -102,7 +129,7 @@ class DistillationSpec(JobOptions):
         return digest(part | {"deterministic": self.resources.deterministic})
 
 
-class ExpertsSpec(RunOptions):
+class ExpertsSpec(DataOptions):
     """A pool of networks to be trained on the real set. Clients do not send it: the jobs that need a pool ask for it."""
 
     kind: Literal["experts"] = "experts"
@@ -120,7 +147,30 @@ class ExpertsSpec(RunOptions):
         return digest(part | {"deterministic": self.resources.deterministic})
 
 
-JobSpec = Annotated[DistillationSpec | ExpertsSpec, Field(discriminator="kind")]
+class ProbeRequest(RunOptions):
+    """`POST /v1/jobs` with `kind: probe`: a job without data or mathematics that takes every way a real one takes."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"kind": "probe", "work": {"steps": 10}}]})
+
+    kind: Literal["probe"]
+    work: ProbeWorkSpec = ProbeWorkSpec()
+    fault: FaultSpec = NoFaultSpec()
+    """How the probe misbehaves; only where the installation allows it (`DISTILL_PROBE_FAULTS=1`)."""
+
+
+class ProbeSpec(ProbeRequest):
+    """A probe as the worker runs it."""
+
+    spec_version: Literal[1] = 1
+
+
+REQUESTS: dict[str, type[JobRequest] | type[ProbeRequest]] = {"distillation": JobRequest, "probe": ProbeRequest}
+"""What a client may send, by its `kind`; without one it is a distillation."""
+
+RequestedSpec = DistillationSpec | ProbeSpec
+"""What a request resolves to."""
+
+JobSpec = Annotated[DistillationSpec | ExpertsSpec | ProbeSpec, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-Phase = Literal["preparing", "training", "distilling", "evaluating", "reporting"]
-"""`training`: of networks on the real set; `evaluating` trains on synthetic ones."""
+Phase = Literal["preparing", "training", "distilling", "evaluating", "reporting", "probing"]
+"""`training`: of networks on the real set; `evaluating` trains on synthetic ones; `probing`: the steps of a probe."""
 
 CHECKPOINT_FILE = "resume.safetensors"
 """Name in a job directory of the checkpoint to continue from."""

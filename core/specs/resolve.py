@@ -13,7 +13,7 @@ from core.specs.augmentation import AugmentationSpec
 from core.specs.dataset import DatasetSpec
 from core.specs.evaluation import PROTOCOLS, EvaluationSpec
 from core.specs.init import InitSpec
-from core.specs.job import DistillationSpec, JobRequest
+from core.specs.job import DistillationSpec, JobRequest, ProbeRequest, ResourcesSpec, RetryRequest
 from core.specs.legality import check
 from core.specs.merge import merge
 from core.specs.method import MethodSpec
@@ -41,7 +41,7 @@ def resolve(request: JobRequest) -> DistillationSpec:
     if request.recipe:
         method, evaluation, capped = resolved_recipe(request.recipe, request.scale, info, request.ipc)
         method_tree = merge(_without_other_length(method.model_dump(mode="json"), request.method), request.method)
-        base = evaluation
+        base: EvaluationSpec | None = evaluation
     else:
         if not request.method:
             raise SpecError.at("/recipe", "name a recipe, or write the whole composition into method", "missing")
@@ -49,7 +49,9 @@ def resolve(request: JobRequest) -> DistillationSpec:
             raise SpecError.at("/scale", "scale caps a recipe; without a recipe it must be 'paper'")
         method_tree, base, capped = request.method, None, ()
     resolved_method = _validate(MethodSpec, method_tree, "/method")
-    protocol = _protocol_base(request, info, resolved_method, base)
+    if base is not None:  # by default, evaluate on what was distilled with
+        base = base.model_copy(update={"network": resolved_method.network})
+    protocol = _protocol(request.evaluation, info, resolved_method, base)
     protocol_tree = merge(protocol.model_dump(mode="json"), request.evaluation)
     spec = DistillationSpec(
         **{name: getattr(request, name) for name in JobRequest.model_fields if name not in {"method", "evaluation"}},
@@ -59,6 +61,31 @@ def resolve(request: JobRequest) -> DistillationSpec:
     )
     check(spec, info)
     return spec
+
+
+def repeat(spec: DistillationSpec, changes: RetryRequest) -> DistillationSpec:
+    """The specification of a job that repeats another one with changes. An evaluation on the network that was distilled with
+    follows it.
+
+    Raises:
+        UnknownDatasetError: the catalogue no longer has the data set.
+        SpecError: a changed field is unknown or out of range, or a combination is impossible.
+    """
+    info, before = dataset_info(spec.dataset.name), spec.model_dump(mode="json")
+    method_tree = merge(_without_other_length(before["method"], changes.method), changes.method)
+    method = _validate(MethodSpec, method_tree, "/method")
+    follows = spec.evaluation.network == spec.method.network
+    evaluation = spec.evaluation.model_copy(update={"network": method.network}) if follows else spec.evaluation
+    protocol = _protocol(changes.evaluation, info, method, evaluation)
+    protocol_tree = merge(protocol.model_dump(mode="json"), changes.evaluation)
+    plain = changes.model_dump(exclude={"method", "evaluation", "resources"}, exclude_none=True)
+    repeated = spec.model_copy(update=plain | {
+        "method": method, "evaluation": _validate(EvaluationSpec, protocol_tree, "/evaluation"),
+        "resources": _validate(ResourcesSpec, merge(before["resources"], changes.resources), "/resources"),
+        "capped": _still_capped(spec.capped, {"method": method_tree, "evaluation": protocol_tree}),
+    })
+    check(repeated, info)
+    return repeated
 
 
 def _without_other_length(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
@@ -87,12 +114,13 @@ def _at(tree: Any, path: list[str]) -> Any:
     return tree
 
 
-def _protocol_base(
-    request: JobRequest, info: DatasetInfo, method: MethodSpec, recipe: EvaluationSpec | None
+def _protocol(
+    override: dict[str, Any], info: DatasetInfo, method: MethodSpec, base: EvaluationSpec | None
 ) -> EvaluationSpec:
-    name = request.evaluation.get("protocol", recipe.protocol if recipe else "dm")
-    if recipe is not None and name == recipe.protocol:
-        return recipe.model_copy(update={"network": method.network})  # by default, evaluate on what was distilled with
+    """What an override is merged over: `base`, unless there is none or the override names another protocol."""
+    name = override.get("protocol", base.protocol if base else "dm")
+    if base is not None and name == base.protocol:
+        return base
     if not isinstance(name, str) or name not in PROTOCOLS:
         raise SpecError.at("/evaluation/protocol", f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name](info, method.network)
@@ -133,9 +161,10 @@ def _pointer(prefix: str, location: tuple[int | str, ...], tree: Any) -> str:
 
 
 SCHEMAS: dict[str, Any] = {
-    "job-request": JobRequest, "job": DistillationSpec, "method": MethodSpec, "evaluation": EvaluationSpec,
-    "dataset": DatasetSpec, "network": NetworkSpec, "objective": ObjectiveSpec, "models": ModelsSpec,
-    "parameterization": ParameterizationSpec, "selection": SelectionSpec, "terms": TermSpecs, "labels": LabelsSpec,
+    "job-request": JobRequest, "probe-request": ProbeRequest, "retry-request": RetryRequest, "job": DistillationSpec,
+    "method": MethodSpec, "evaluation": EvaluationSpec, "dataset": DatasetSpec, "network": NetworkSpec,
+    "objective": ObjectiveSpec, "models": ModelsSpec, "parameterization": ParameterizationSpec, "selection": SelectionSpec,
+    "terms": TermSpecs, "labels": LabelsSpec,
     "preprocessing": PreprocessingSpec, "augmentation": AugmentationSpec, "init": InitSpec, "optimizer": OptimizerSpec,
 }
 """Everything a client can write, by the name under which the API serves its JSON Schema."""

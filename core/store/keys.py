@@ -6,13 +6,27 @@ import re
 
 from core.jobs.ids import is_id
 
+JOBS = "jobs"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 
 
 def attempt_prefix(job_id: str, attempt: int) -> str:
     """Prefix of everything one attempt stores."""
+    return f"{job_prefix(job_id)}/attempts/{attempt}"
+
+
+def job_prefix(job_id: str) -> str:
+    """Prefix of everything a job stores."""
     assert is_id(job_id, "job"), job_id
-    return f"jobs/{job_id}/attempts/{attempt}"
+    return f"{JOBS}/{job_id}"
+
+
+def owner_of(key: str) -> tuple[str, int] | None:
+    """Job and attempt that wrote an object; None for a key that no attempt writes."""
+    match key.split("/"):
+        case [start, job_id, "attempts", number, _, *_] if start == JOBS and is_id(job_id, "job") and number.isdecimal():
+            return job_id, int(number)
+    return None
 
 
 def artifact_key(job_id: str, attempt: int, name: str) -> str:

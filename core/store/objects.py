@@ -12,9 +12,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
@@ -26,10 +26,20 @@ from core.errors import ArtifactCorruptError, StoreUnavailableError
 from core.settings import Settings
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, S3Config
+    from obstore.store import ClientConfig, RetryConfig, S3Config
 
 CHUNK_BYTES = 8 << 20
 """One range request; a single long body would hit the client library's total time-out."""
+
+
+PAGE_ENTRIES = 500
+
+
+class Entry(NamedTuple):
+    """An object in a listing; the time is the store's clock."""
+
+    key: str
+    modified: datetime
 
 
 class Objects:
@@ -119,8 +129,17 @@ class Objects:
         Raises:
             StoreUnavailableError: the store cannot be reached.
         """
+        return sorted(entry.key for page in self.pages(prefix) for entry in page)
+
+    def pages(self, prefix: str) -> Iterator[list[Entry]]:
+        """Everything below a prefix, in pages of at most `PAGE_ENTRIES`, as the store lists it.
+
+        Raises:
+            StoreUnavailableError: the store cannot be reached.
+        """
         with _translated(prefix):
-            return sorted(str(entry["path"]) for page in obstore.list(self._store, prefix) for entry in page)
+            for page in obstore.list(self._store, prefix, chunk_size=PAGE_ENTRIES):
+                yield [Entry(str(entry["path"]), entry["last_modified"]) for entry in page]
 
 
 def open_store(settings: Settings) -> Objects:
@@ -133,6 +152,8 @@ def open_store(settings: Settings) -> Objects:
     if parts.scheme == "file":
         root = Path(unquote(parts.path)).resolve()
         return Objects(LocalStore(root, mkdir=True), local_root=root)
+    # Whoever waits for a store repeats the whole operation, and may stop waiting; the library's own default is three minutes.
+    retries: RetryConfig = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
     options: ClientConfig = {"timeout": timedelta(seconds=120), "connect_timeout": timedelta(seconds=5), "allow_http": True}
     if parts.scheme == "s3":
         given = {
@@ -142,7 +163,7 @@ def open_store(settings: Settings) -> Objects:
         config = cast("S3Config", {key: value for key, value in given.items() if value})  # the rest comes from AWS's variables
         store = S3Store(
             parts.netloc, prefix=parts.path.strip("/") or None,
-            config=config, virtual_hosted_style_request=False, client_options=options,
+            config=config, virtual_hosted_style_request=False, client_options=options, retry_config=retries,
         )
         return Objects(store)
     if parts.scheme in {"gs", "az", "abfs", "abfss"}:

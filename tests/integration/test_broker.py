@@ -49,6 +49,25 @@ def test_the_reconciler_sends_what_was_lost_once(broker_url: str, sqlite_url: st
     database.dispose()
 
 
+def test_a_foreign_message_in_the_queue_delays_a_lost_one_and_does_not_block_it(broker_url: str, sqlite_url: str) -> None:
+    settings = Settings(broker_url=broker_url, resend_seconds=0.1, resend_crowded_seconds=1.0)
+    database, app = Database(sqlite_url), celery_app(settings)
+    job = jobs.create(database)
+    reconciler = Reconciler(database, settings)
+    reconciler.tick()
+    with app.connection_for_write() as connection:
+        connection.default_channel.queue_purge("cpu")
+    publish(app, "job_nobody", "cpu", "normal")
+    time.sleep(0.2)
+    reconciler.tick()
+    assert (depth(app, "cpu"), jobs.get(database, job.id).send_count) == (1, 1), "not yet: it may still stand in line"
+    time.sleep(1.0)
+    reconciler.tick()
+    assert (depth(app, "cpu"), jobs.get(database, job.id).send_count) == (2, 2)
+    app.close()
+    database.dispose()
+
+
 def test_a_broker_that_is_away_costs_nothing_but_time(sqlite_url: str) -> None:
     settings = Settings(broker_url="redis://127.0.0.1:1/0", publish_timeout_seconds=0.5)
     database = Database(sqlite_url)

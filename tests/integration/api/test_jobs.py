@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from core.jobs import leases, workers
-from core.jobs.ids import new_id
+from core.jobs import leases
 from core.jobs.metrics import MetricPoint
-from core.jobs.models import Job, Worker
+from core.jobs.models import Job
 from tests.fixtures import jobs
 from tests.fixtures.api import Api, problem
 
@@ -333,23 +332,3 @@ class TestMetrics:
         api.report(lease, metrics=[MetricPoint(f"m{i:02d}", 1, 1.0) for i in range(21)])
         problem(api.http.get(url), 400, "too_many_series")
         assert api.http.get(url, headers={"If-None-Match": tag}, params={"name": "m00"}).status_code == 200
-
-
-def test_workers_are_listed_with_their_silence(api: Api) -> None:
-    assert api.http.get("/v1/workers").json()["data"] == []
-    names = [new_id("wkr") for _ in range(3)]
-    with api.database.write() as session:
-        for name in names:
-            workers.register(session, name, "host-a", 123, "cpu,gpu")
-        workers.beat(session, names[1], "stopped", None)
-        session.execute(sa.update(Worker).where(Worker.boot_id != names[0]).values(
-            seen_at=sa.select(Worker.started_at).where(Worker.boot_id == names[0]).scalar_subquery(),
-        ))
-        long_ago = session.scalars(sa.select(Worker.seen_at)).first()
-        assert long_ago is not None
-        session.execute(sa.update(Worker).where(Worker.boot_id != names[0]).values(seen_at=long_ago.replace(year=2020)))
-    found = {worker["id"]: worker for worker in api.http.get("/v1/workers").json()["data"]}
-    assert [found[name]["state"] for name in names] == ["idle", "stopped", "lost"]
-    assert found[names[0]]["queues"] == ["cpu", "gpu"]
-
-

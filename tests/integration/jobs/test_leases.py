@@ -183,6 +183,18 @@ class TestFail:
                 assert end(session, lease) == State.CANCELLED
 
 
+class TestStalled:
+    def test_it_is_tried_again_once_however_many_attempts_are_left(self, database: Database) -> None:
+        job = jobs.create(database, max_attempts=10)
+        stalled = ERROR | {"code": "stalled"}
+        for error, expected in ((ERROR, "queued"), (stalled, "queued"), (ERROR, "queued"), (stalled, "failed")):
+            lease = jobs.claim(database, job.id).lease
+            with database.write() as session:
+                assert leases.fail(session, lease, error, retry_after_seconds=0.0) == expected
+        row = jobs.get(database, job.id)
+        assert (row.failures, row.reason) == (4, {"code": "stalled", "message": "gone"})
+
+
 class TestCancel:
     def test_a_job_handed_back_at_the_same_moment_is_cancelled_all_the_same(self, database: Database) -> None:
         for _ in range(10):

@@ -54,5 +54,7 @@ def test_every_route_documents_its_refusals(made: dict[str, Any]) -> None:
 
 def test_the_request_is_documented(made: dict[str, Any]) -> None:
     body = made["paths"]["/v1/jobs"]["post"]["requestBody"]
-    assert body["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/JobRequest"}
+    assert body["content"]["application/json"]["schema"] == {
+        "anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("JobRequest", "ProbeRequest")]
+    }
     assert made["components"]["schemas"]["JobRequest"]["required"] == ["dataset", "ipc"]

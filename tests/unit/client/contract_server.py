@@ -110,6 +110,9 @@ class Handler(BaseHTTPRequestHandler):
                     return
                 contract.jobs[job_id]["state"] = "cancelled"
                 self.json(contract.jobs[job_id])
+            case ["POST", "v1", "jobs", job_id, "retry"] if job_id in contract.jobs:
+                new_id = contract.by_key.setdefault(self.headers.get("Idempotency-Key", ""), f"job_{len(contract.jobs) + 1}")
+                self.json(contract.jobs.get(new_id) or contract.add_job(new_id, state="queued", retried_from=job_id), 202)
             case ["GET", "v1", "jobs", job_id] if job_id in contract.jobs:
                 self.json(contract.jobs[job_id])
             case ["GET", "v1", "jobs", job_id, "events"] if job_id in contract.jobs:

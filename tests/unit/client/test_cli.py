@@ -120,6 +120,22 @@ class TestSubmit:
         assert service.jobs == {}
 
 
+class TestRetry:
+    def test_changes_go_into_the_body(self, service: ContractServer) -> None:
+        service.add_job(state="failed")
+        done = distill("retry", "job_1", "--seed", "7", "--set", "method.num_iterations=600")
+        assert (done.returncode, done.stdout) == (0, "job_2\n"), done.stderr
+        (sent,) = service.sent("POST", "/v1/jobs/job_1/retry")
+        assert json.loads(sent.body) == {"seed": 7, "method": {"num_iterations": 600}}
+        assert sent.headers["Idempotency-Key"]
+
+    def test_nothing_needs_to_change(self, service: ContractServer) -> None:
+        service.add_job(state="failed")
+        done = distill("retry", "job_1", "--json")
+        assert json.loads(done.stdout)["retried_from"] == "job_1"
+        assert json.loads(service.requests[0].body) == {}
+
+
 class TestWatch:
     def test_success_ends_with_the_accuracies_and_0(self, service: ContractServer) -> None:
         succeeded_job(service)

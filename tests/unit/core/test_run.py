@@ -373,5 +373,5 @@ class TestExperts:
     ],
 )
 def test_failures_have_codes(error: Exception, code: str, exit_code: ExitCode) -> None:
-    found, _, found_exit = failure_of(error)
-    assert (found, found_exit) == (code, exit_code)
+    failure = failure_of(error)
+    assert (failure.code, failure.exit_code) == (code, exit_code)
