@@ -18,7 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from core.catalogue import DatasetInfo, dataset_info
 from core.errors import DatabaseUnavailableError, DistillError, InfrastructureError
-from core.jobs import dependencies, leases, recovery
+from core.jobs import dependencies, leases, recovery, sweeping
 from core.jobs.database import Database
 from core.jobs.leases import Claim, LostLeaseError, StoredFile
 from core.jobs.models import Artifact, Job
@@ -289,7 +289,7 @@ class Attempt:
         """Best effort: rows first, so that none ever names bytes that are gone."""
         try:
             with self._database.write() as session:
-                obsolete = leases.drop_checkpoints(session, self._claim.lease.job_id)
+                obsolete = sweeping.drop_checkpoints(session, self._claim.lease.job_id)
             self._store.delete(*obsolete)
         except InfrastructureError as error:
             log.warning("checkpoints_not_deleted", error=error.message)
