@@ -9,6 +9,7 @@ import anyio
 from fastapi import Depends, Header, Path, Query, Request
 
 from api.bodies import json_body
+from api.jobs.feed import Feed
 from api.probes import Probe
 from api.termination import Closing
 from core.errors import NotFoundError
@@ -30,8 +31,9 @@ class Resources:
     database: Database
     objects: Objects
     sender: Sender
+    feed: Feed
     stream_threads: anyio.CapacityLimiter
-    """Threads in which event streams read the table, apart from those of ordinary requests."""
+    """Threads in which event streams read what lies further back, apart from those of ordinary requests."""
     store_threads: anyio.CapacityLimiter
     """Threads that wait for the object store: while it is frozen, only downloads are."""
     probes: tuple[Probe, ...]

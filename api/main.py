@@ -15,6 +15,7 @@ from api.deps import Resources
 from api.fleet import endpoints as fleet
 from api.jobs import endpoints as jobs
 from api.jobs import history
+from api.jobs.feed import Feed
 from api.methods import endpoints as methods
 from api.middleware import AllowedHosts, BodyLimit, RequestContext
 from core import logging as logs
@@ -38,14 +39,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         database, objects, celery = Database(given.database), open_store(given), celery_app(given)
         sender = Sender(celery, database)
+        feed = Feed(database, given.stream_seconds)
         try:
             with termination.noticed() as closing:
                 app.state.resources = Resources(
-                    settings=given, database=database, objects=objects, sender=sender,
+                    settings=given, database=database, objects=objects, sender=sender, feed=feed,
                     stream_threads=anyio.CapacityLimiter(STREAM_THREADS), store_threads=anyio.CapacityLimiter(STORE_THREADS),
                     probes=health.probes(database, celery, objects), closing=closing,
                 )
-                yield
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(feed.run)
+                    yield
+                    tasks.cancel_scope.cancel()
         finally:
             sender.close()
             celery.close()

@@ -73,7 +73,7 @@ async def stream_events(
     """Follow a job live. The stream ends after the event that ends the job; coming back then gives 204."""
     seq = stream.parse_cursor(last_event_id or after)
     news = await stream.in_stream_thread(resources, tenant, job_id, seq)
-    if news.over and not news.events:
+    if news.over and not news.messages:
         return Response(status_code=204)
     return stream.EventStream(
         stream.follow(resources, tenant, job_id, seq, news), headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
