@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from api import errors, health, home, monitoring, openapi, termination
 from api.artifacts import endpoints as artifacts
 from api.datasets import endpoints as datasets
-from api.deps import Resources
+from api.deps import Resources, known_query
 from api.fleet import endpoints as fleet
 from api.jobs import endpoints as jobs
 from api.jobs import history
@@ -64,8 +64,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title=openapi.TITLE, description=openapi.DESCRIPTION, version=health.service_version(), openapi_tags=openapi.TAGS,
         generate_unique_id_function=openapi.operation_id, lifespan=lifespan, redoc_url=None, redirect_slashes=False,
     )
-    for part in (jobs, history, artifacts, datasets, methods, fleet, health, monitoring, home):
-        app.include_router(part.router)
+    for part in (jobs, history, artifacts, datasets, methods, fleet, health, monitoring):
+        app.include_router(part.router, dependencies=[Depends(known_query)])
+    app.include_router(home.router)
     app.state.monitoring = counters
     errors.install(app)
     openapi.install(app)
