@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check recipes stats bench clean
+.PHONY: help demo test check recipes stats faults bench clean
 
 help: ## show this table
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ recipes: $(STAMP) ## run every recipe as a job over HTTP; minutes
 
 stats: $(STAMP) ## run the statistical tests on real data; minutes to hours
 	$(BIN)/python -m pytest tests/statistical
+
+faults: $(STAMP) ## kill, freeze and cut off real processes and servers; up to half an hour
+	$(BIN)/python -m pytest tests/faults
 
 bench: $(STAMP) ## measure speed against plain implementations
 	@for script in $(wildcard tests/benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

@@ -161,7 +161,7 @@ def _take_memory(limit_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
     taken = []
     while True:
-        taken.append(bytearray(CHUNK_BYTES))
+        taken.append(b"x" * CHUNK_BYTES)  # zeros would only be promised by the kernel, not taken
 
 
 def _take_disk(path: Path, limit_bytes: int) -> None:

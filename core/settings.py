@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=120.0, gt=0, description="From SIGTERM to SIGKILL when a worker shuts down.")
     stall_seconds: float = Field(default=900.0, gt=0, description="No word from a child for this long means it hangs.")
     retry_backoff_seconds: float = Field(default=30.0, gt=0, description="First wait before another attempt; doubles.")
+    patience_seconds: float = Field(
+        default=3600.0, gt=0, description="How long results wait on the worker's disk for a store or a database that is away."
+    )
+    self_test_seconds: float = Field(default=60.0, gt=0, description="How often a worker whose device failed tests it.")
     sweep_seconds: float = Field(default=3600.0, gt=0, description="How often the sweeper collects what nobody needs.")
     orphan_seconds: float = Field(default=86_400.0, gt=0, description="Age at which an object that no row names is collected.")
     idempotency_seconds: float = Field(default=7 * 86_400.0, gt=0, description="How long an Idempotency-Key is remembered.")

@@ -1,21 +1,28 @@
-"""`python -m worker`: one worker process, which serves one job at a time from the queues it is given."""
+"""`python -m worker`: one worker process, which serves one job at a time from the queues it is given.
+
+With `--gpus` it is instead the parent of one such process for each GPU.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
+import signal
 import socket
 import sys
+import threading
 
 import structlog
 
 from core import logging
 from core.jobs.database import Database
 from core.jobs.queue import QUEUES, Sender, celery_app
-from core.settings import get_settings
+from core.jobs.workers import Device
+from core.settings import Settings, get_settings
 from core.store.objects import open_store
 from worker.app import drain_on_shutdown, make_app
+from worker.devices import DeviceError, chosen, listed
+from worker.fleet import Fleet
 from worker.host import Host
 from worker.supervisor import Supervisor
 
@@ -26,24 +33,44 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM; a running job is then checkpointed and handed back."""
     settings = get_settings()
     parser = argparse.ArgumentParser(prog="distill worker", description=__doc__)
-    parser.add_argument("--queues", default=settings.queues, help=f"comma separated, from: {', '.join(QUEUES)}")
-    parser.add_argument("--device", default="", help="GPU for CUDA_VISIBLE_DEVICES, best by UUID (default: the first)")
+    known = ", ".join(QUEUES)
+    parser.add_argument("--queues", help=f"comma separated, from: {known} (default: {settings.queues}; with --gpus: gpu)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--device", default="", help="this worker's GPU, UUID or index (default: the first, for the queue gpu)")
+    which.add_argument("--gpus", default="", help="one worker for each GPU: `all`, or UUIDs or indices, comma separated")
+    parser.add_argument("--with-parent", action="store_true", help="drain when standard input ends")
     options = parser.parse_args(arguments)
-    queues = [name.strip() for name in options.queues.split(",") if name.strip()]
+    given = settings.queues if options.queues is None and not options.gpus else options.queues or "gpu"
+    queues = [name.strip() for name in given.split(",") if name.strip()]
     unknown = sorted(set(queues) - set(QUEUES))
     if unknown or not queues:
-        parser.error(f"unknown queue {', '.join(unknown) or '(none)'}; known: {', '.join(QUEUES)}")
+        parser.error(f"unknown queue {', '.join(unknown) or '(none)'}; known: {known}")
     if "REMAP_SIGTERM" in os.environ:
         parser.error("REMAP_SIGTERM is set: with it a worker would not hear of a shutdown in time; unset it")
     logging.configure()
+    try:
+        if options.gpus:
+            return Fleet(chosen(options.gpus), ",".join(queues), settings).run()
+        gpus = chosen(options.device) if options.device else _first_gpu(queues)
+    except DeviceError as error:
+        parser.error(str(error))
+    if options.with_parent:
+        threading.Thread(target=_drain_with_parent, name="parent", daemon=True).start()
+    return _serve(settings, queues, gpus)
+
+
+def _serve(settings: Settings, queues: list[str], gpus: list[Device]) -> int:
     database = Database(settings.database)
-    host = Host(settings, ",".join(queues), options.device or _first_gpu())
+    host = Host(settings, ",".join(queues), gpus)
     sender = Sender(celery_app(settings), database)
     supervisor = Supervisor(database, open_store(settings), sender, settings, host)
     handlers: list[object] = []
-    drain_on_shutdown(supervisor, handlers)
+    drain_on_shutdown(host.draining, handlers)
     host.start_heartbeat(database)
-    log.info("worker_started", boot_id=host.boot_id, queues=queues, threads=host.threads, code_revision=host.code_revision)
+    log.info(
+        "worker_started", boot_id=host.boot_id, queues=queues, gpus=[gpu["uuid"] for gpu in gpus], threads=host.threads,
+        code_revision=host.code_revision,
+    )
     app = make_app(settings, supervisor)
     try:
         app.Worker(
@@ -58,9 +85,21 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _first_gpu() -> str:
-    """The first device index where a driver is installed; torch itself is never asked in this process."""
-    return "0" if shutil.which("nvidia-smi") else ""
+def _first_gpu(queues: list[str]) -> list[Device]:
+    """What a worker of the queue `gpu` uses unless told. Where there is none, jobs fail on it with `device_unavailable`."""
+    try:
+        return listed()[:1] if "gpu" in queues else []
+    except DeviceError as error:
+        log.error("gpus_not_listed", error=str(error))
+        return []
+
+
+def _drain_with_parent() -> None:
+    # os.read, because a thread blocked in sys.stdin's buffered reader aborts the interpreter at exit.
+    while os.read(0, 4096):
+        pass
+    log.warning("parent_ended")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

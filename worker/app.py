@@ -5,6 +5,8 @@ This process supervises; it never imports torch.
 
 from __future__ import annotations
 
+import threading
+
 import structlog
 from celery import Celery
 from celery.signals import worker_shutting_down
@@ -36,11 +38,11 @@ def make_app(settings: Settings, supervisor: Supervisor) -> Celery:
     return app
 
 
-def drain_on_shutdown(supervisor: Supervisor, on_drain: list[object]) -> None:
+def drain_on_shutdown(draining: threading.Event, on_drain: list[object]) -> None:
     """Start the drain when Celery begins its warm shutdown. The handler runs inside a signal handler: it sets an event."""
 
     def handler(**_: object) -> None:
-        supervisor.draining.set()
+        draining.set()
 
     on_drain.append(handler)  # Celery keeps weak references only
     worker_shutting_down.connect(handler)

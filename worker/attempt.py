@@ -8,42 +8,36 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import structlog
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from core.catalogue import DatasetInfo, dataset_info
-from core.errors import DatabaseUnavailableError, DistillError, InfrastructureError
-from core.jobs import dependencies, leases, recovery, sweeping
+from core.errors import DatabaseUnavailableError, DeviceFaultError, DistillError, InfrastructureError
+from core.jobs import dependencies
 from core.jobs.database import Database
-from core.jobs.leases import Claim, LostLeaseError, StoredFile
-from core.jobs.models import Artifact, Job
+from core.jobs.leases import Claim, LostLeaseError
+from core.jobs.models import Artifact
 from core.jobs.states import State
 from core.settings import Settings
 from core.specs.job import ExpertsSpec, ProbeSpec, parse_job_spec
-from core.specs.report import ArtifactLine, ExitCode, JobFile
+from core.specs.report import ExitCode, JobFile
 from core.specs.requirements import required_experts
-from core.store.keys import artifact_key
-from core.store.objects import Objects, remove_tree, sha256_of
+from core.store.objects import Objects, remove_tree
 from worker.child import Child, environment
 from worker.collector import Collector
 from worker.decide import Action, Conclusion, Limits, Stop, Verdict, View, conclude, decide
 from worker.host import Host
 from worker.inputs import fetch_checkpoint, fetch_pools
 from worker.keeper import Keeper
+from worker.memory import oom_kills
+from worker.settlement import Settlement
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 LOOP_SECONDS = 0.1
 JOB_MODULES = {"core.run", "core.probe"}
 """Children that end with artifacts and a summary."""
-COMMIT_PATIENCE_SECONDS = 3600.0
-"""How long results wait on the local disk for a store or a database that is away; the lease is renewed meanwhile."""
 
 
 class Attempt:
@@ -65,20 +59,29 @@ class Attempt:
         self._needed: dict[str, ExpertsSpec] = {}
         self._keeper = Keeper(database, claim.lease, settings)
         self._collector = Collector(database, store, claim.lease, self._folder)
-        self.retry_delay = 0.0
+        self._settlement = Settlement(
+            database, store, settings, claim, self._folder, self._keeper, self._collector, draining
+        )
+        self.device_fault = ""
+        """Why this worker should not take another job before its device is tested; empty when nothing speaks against it."""
+
+    @property
+    def retry_delay(self) -> float:
+        """Seconds until a job that was queued again is due."""
+        return self._settlement.retry_delay
 
     def run(self) -> State | None:
         """Run to the end; the job's state afterwards, None when the lease was lost."""
         try:
             conclusion = self._conclusion()
-            state = self._settle(conclusion)
-            if state is not None and state.terminal:
-                self._drop_checkpoints()
-            return state
+            if conclusion.code == DeviceFaultError.code:
+                self.device_fault = conclusion.message
+            return self._settlement.settle(conclusion, self._needed)
         except LostLeaseError:
             log.warning("attempt_discarded")
             return None
         finally:
+            self._settlement.close()
             self._keeper.close()
             self._collector.close()
             remove_tree(self._folder)
@@ -87,6 +90,7 @@ class Attempt:
 
     def _conclusion(self) -> Conclusion:
         try:
+            self._folder.mkdir(parents=True)
             if isinstance(self.spec, ProbeSpec):
                 self._write_job_file(dataset_dir="")
                 return self._watch("core.probe", [str(self._folder)])
@@ -106,7 +110,6 @@ class Attempt:
             if self._keeper.state is State.CANCELLING:
                 return Conclusion(Verdict.CANCELLED)
             log.warning("inputs_unavailable", code=error.code, error=error.message)
-            self.retry_delay = self._settings.retry_backoff_seconds
             return Conclusion(Verdict.GIVE_BACK, error.code, error.message)
         except DistillError as error:
             return Conclusion(Verdict.FAIL, error.code, error.message, error.retryable)
@@ -115,7 +118,7 @@ class Attempt:
 
     def _fetch_experts(self) -> bool:
         """Bring the pools of networks that the job needs here; False when one has to be trained first."""
-        pools = self._patiently(self._find_experts)
+        pools = self._settlement.patiently(self._find_experts)
         return pools.keys() == self._needed.keys() and fetch_pools(self._database, self._store, pools, self._folder)
 
     def _find_experts(self) -> dict[str, Artifact]:
@@ -146,7 +149,7 @@ class Attempt:
         resources = self.spec.resources
         env = environment(
             threads=self._host.threads, cache=self._settings.cache_dir,
-            devices=self._host.devices if resources.gpus else "", deterministic=resources.deterministic,
+            devices=self._host.visible_devices if resources.gpus else "", deterministic=resources.deterministic,
         )
         limits = Limits(
             timeout=self.spec.timeout_seconds, stall=self._settings.stall_seconds,
@@ -154,6 +157,7 @@ class Attempt:
         )
         child = Child(module, arguments, env, self._folder / "child.log")
         asked, flushed = 0.0, 0.0
+        kills_before = oom_kills()
         try:
             while (code := child.poll()) is None:
                 view = View(
@@ -176,13 +180,16 @@ class Attempt:
             self._take_lines(child)
         finally:
             child.close()
-        self._collector.wait_for_checkpoint()
+        until = time.monotonic() + limits.drain
+        self._collector.wait_for_checkpoint(lambda: self._keeper.state is not State.RUNNING or time.monotonic() >= until)
         self._flush()
         if module in JOB_MODULES and code == 0 and not (self._collector.summary and self._collector.artifacts):
             code = int(ExitCode.INTERNAL)  # it says that all went well, but not what it made
         if code not in (0, 75):
             log.warning("child_ended", exit_code=code, log_tail=child.log_tail())
-        return conclude(code, self._stop, self._keeper.state, self._collector.error)
+        return conclude(
+            code, self._stop, self._keeper.state, self._collector.error, short_of_memory=oom_kills() > kills_before
+        )
 
     def _take_lines(self, child: Child) -> None:
         for line in child.lines():
@@ -193,112 +200,3 @@ class Attempt:
             self._collector.flush()
         except LostLeaseError:
             self._keeper.state = None
-
-    # ------------------------------------------------------------------ settling
-
-    def _settle(self, conclusion: Conclusion) -> State | None:
-        """Write the end of the attempt, patiently: the lease is renewed while a server is away."""
-        if conclusion.verdict is not Verdict.DISCARD:
-            self._patiently(self._collector.flush_or_raise)
-        match conclusion.verdict:
-            case Verdict.DISCARD:
-                raise LostLeaseError
-            case Verdict.CANCELLED:
-                return self._patiently(self._write_cancelled)
-            case Verdict.GIVE_BACK:
-                return self._patiently(lambda: self._write_given_back(conclusion))
-            case Verdict.WAIT:
-                return self._patiently(self._write_waiting)
-            case Verdict.FAIL:
-                return self._patiently(lambda: self._write_failure(conclusion))
-            case Verdict.COMMIT:
-                return self._commit()
-
-    def _commit(self) -> State | None:
-        try:
-            files = [self._patiently(partial(self._upload, line)) for line in self._collector.artifacts]
-            return self._patiently(lambda: self._write_success(files))
-        except InfrastructureError as error:
-            failed = Conclusion(Verdict.FAIL, error.code, error.message, error.retryable)
-            return self._patiently(lambda: self._write_failure(failed))
-
-    def _upload(self, line: ArtifactLine) -> StoredFile:
-        if self._keeper.state is None:
-            raise LostLeaseError
-        path = self._folder / line.file
-        key = artifact_key(self._claim.lease.job_id, self._claim.lease.attempt, line.name)
-        self._store.put(key, path)
-        return StoredFile(line.kind, line.name, line.media_type, path.stat().st_size, sha256_of(path), key)
-
-    def _write_success(self, files: list[StoredFile]) -> State:
-        lease = self._claim.lease
-        result: dict[str, Any] = {"summary": self._collector.summary, "warnings": self._collector.warnings}
-        try:
-            with self._database.write() as session:
-                leases.succeed(session, lease, result, files, self._collector.remaining_metrics())
-        except LostLeaseError:
-            return self._after_lost_commit()
-        return State.SUCCEEDED
-
-    def _after_lost_commit(self) -> State:
-        """A commit that changed no row: already committed by us (the answer was lost), cancelled, or not ours any more."""
-        lease = self._claim.lease
-        with self._database.write() as session:
-            row = session.get(Job, lease.job_id)
-            if row is not None and row.attempt == lease.attempt and row.boot_id == lease.boot_id:
-                if row.state == State.SUCCEEDED:
-                    return State.SUCCEEDED
-                if row.state == State.CANCELLING:
-                    leases.cancelled(session, lease)
-                    return State.CANCELLED
-        raise LostLeaseError
-
-    def _write_cancelled(self) -> State:
-        with self._database.write() as session:
-            leases.cancelled(session, self._claim.lease)
-        return State.CANCELLED
-
-    def _write_given_back(self, conclusion: Conclusion) -> State:
-        message = conclusion.message or "the worker is shutting down; the job goes on elsewhere"
-        with self._database.write() as session:
-            return leases.give_back(session, self._claim.lease, message, after_seconds=self.retry_delay)
-
-    def _write_waiting(self) -> State:
-        try:
-            with self._database.write() as session:
-                return leases.wait(session, self._claim.lease, self._needed)
-        except LostLeaseError:
-            return self._after_lost_commit()
-
-    def _write_failure(self, conclusion: Conclusion) -> State:
-        lease = self._claim.lease
-        detail = self._collector.error.detail if self._collector.error is not None else {}
-        error = {
-            "code": conclusion.code, "message": conclusion.message, "retryable": conclusion.retryable,
-            "attempt": lease.attempt, "detail": detail,
-        }
-        with self._database.write() as session:
-            job = session.get(Job, lease.job_id)
-            failures = job.failures if job is not None else 0
-            self.retry_delay = recovery.backoff(self._settings.retry_backoff_seconds, failures)
-            return leases.fail(
-                session, lease, error, retry_after_seconds=self.retry_delay if conclusion.retryable else None
-            )
-
-    def _drop_checkpoints(self) -> None:
-        """Best effort: rows first, so that none ever names bytes that are gone."""
-        try:
-            with self._database.write() as session:
-                obsolete = sweeping.drop_checkpoints(session, self._claim.lease.job_id)
-            self._store.delete(*obsolete)
-        except InfrastructureError as error:
-            log.warning("checkpoints_not_deleted", error=error.message)
-
-    def _patiently(self, action: Callable[[], T]) -> T:
-        for again in Retrying(
-            retry=retry_if_exception_type(InfrastructureError), wait=wait_exponential(multiplier=0.5, max=5.0),
-            stop=stop_after_delay(COMMIT_PATIENCE_SECONDS), reraise=True,
-        ):
-            with again:
-                return action()
-        raise AssertionError("unreachable: the last try raises")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,9 @@ from core.store.objects import Objects, sha256_of
 
 log = structlog.get_logger(__name__)
 
+POLL_SECONDS = 0.1
+"""How often a wait for an upload looks whether it is still wanted."""
+
 EVENT_FRACTION = 0.01
 """A progress event is due when this share of the phase was done since the last one."""
 EVENT_SECONDS = 10.0
@@ -56,6 +61,7 @@ class Collector:
         self._upload: Future[None] | None = None
         self._waiting: Callable[[], None] | None = None
         self._checkpoints = 0
+        self._not_stored: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.error: ErrorLine | None = None
         self.artifacts: list[ArtifactLine] = []
         self.summary: dict[str, Any] = {}
@@ -76,12 +82,20 @@ class Collector:
             case ArtifactLine():
                 self.artifacts.append(line)
             case WarningLine():
-                self.warnings.append({"code": line.code, "message": line.message})
-                self._events.append(NewEvent("warning", line.message, {"code": line.code}, "warning"))
+                self._warn(line.code, line.message)
             case ErrorLine():
                 self.error = line
             case ResultLine():
                 self.summary = line.summary
+
+    def warn_once(self, code: str, message: str) -> None:
+        """A warning of the supervisor's own, as if the child had said it, unless it was said before."""
+        if not any(warning["code"] == code for warning in self.warnings):
+            self._warn(code, message)
+
+    def _warn(self, code: str, message: str) -> None:
+        self.warnings.append({"code": code, "message": message})
+        self._events.append(NewEvent("warning", message, {"code": code}, "warning"))
 
     def flush(self) -> None:
         """Write what has gathered. While the database is away, keep it for the next time.
@@ -103,6 +117,11 @@ class Collector:
             LostLeaseError: the lease is gone; nothing was written.
             DatabaseUnavailableError: nothing was written, and all is kept.
         """
+        with contextlib.suppress(queue.Empty):
+            while True:
+                step = self._not_stored.get_nowait()
+                text = f"the checkpoint at iteration {step} could not be stored; training goes on, and the next one is tried"
+                self.warn_once("checkpoint_not_stored", text)
         if self._progress is None and not self._metrics and not self._events:
             return
         with self._database.write() as session:
@@ -113,11 +132,15 @@ class Collector:
         """Points not yet written, for the committing transaction."""
         return self._metrics
 
-    def wait_for_checkpoint(self) -> None:
-        """Block until the newest checkpoint is registered, or could not be."""
+    def wait_for_checkpoint(self, enough: Callable[[], bool] = lambda: False) -> None:
+        """Block until the newest checkpoint is registered, or could not be, or the caller has waited enough."""
         while self._upload is not None:
-            self._upload.result()
-            self._start_waiting()
+            done, _ = wait([self._upload], timeout=POLL_SECONDS)
+            if done:
+                self._upload.result()
+                self._start_waiting()
+            elif enough():
+                return
 
     def close(self) -> None:
         """Free the upload thread; an upload in progress ends on its own."""
@@ -166,6 +189,7 @@ class Collector:
                 self._store.delete(*older)
             except (StoreUnavailableError, DatabaseUnavailableError, LostLeaseError) as error:
                 log.warning("checkpoint_not_registered", step=line.step, error=str(error))
+                self._not_stored.put(line.step)
             finally:
                 pinned.unlink(missing_ok=True)
 

@@ -6,6 +6,7 @@ a clock, a process or a database.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -129,7 +130,9 @@ _BY_EXIT = {
 }
 
 
-def conclude(exit_code: int, stop: Stop | None, state: State | None, error: ErrorLine | None) -> Conclusion:
+def conclude(
+    exit_code: int, stop: Stop | None, state: State | None, error: ErrorLine | None, *, short_of_memory: bool = False
+) -> Conclusion:
     """How the attempt ends, from how its child ended.
 
     Args:
@@ -137,6 +140,7 @@ def conclude(exit_code: int, stop: Stop | None, state: State | None, error: Erro
         stop: what the child was asked to stop for.
         state: the job's state as last read; None when the lease is lost.
         error: the error line the child wrote, if any.
+        short_of_memory: whether the kernel ended a process for want of memory meanwhile.
     """
     if state is None or stop is Stop.LOST:
         return Conclusion(Verdict.DISCARD)
@@ -152,8 +156,9 @@ def conclude(exit_code: int, stop: Stop | None, state: State | None, error: Erro
         return Conclusion(Verdict.GIVE_BACK)
     if error is not None:
         return Conclusion(Verdict.FAIL, error.code, error.message, error.code in RETRYABLE)
+    if exit_code == -signal.SIGKILL and short_of_memory:
+        return Conclusion(Verdict.FAIL, "host_out_of_memory", "the kernel ended the child process for want of memory")
     if exit_code < 0:
-        hint = "; often the kernel, short of memory" if exit_code == -9 else ""
-        return Conclusion(Verdict.FAIL, "child_killed", f"the child process was ended by signal {-exit_code}{hint}", True)
+        return Conclusion(Verdict.FAIL, "child_killed", f"the child process was ended by signal {-exit_code}", True)
     code, message = _BY_EXIT.get(exit_code, ("internal", f"the child process ended with exit code {exit_code}"))  # type: ignore[call-overload]
     return Conclusion(Verdict.FAIL, code, message, code in RETRYABLE)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.metadata
 import os
+import platform
 import shutil
+import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from core.errors import DatabaseUnavailableError
 from core.jobs import workers
 from core.jobs.database import Database
 from core.jobs.ids import new_id
-from core.jobs.workers import WorkerState
+from core.jobs.workers import Device, WorkerState
 from core.settings import Settings
 from worker.child import SOURCE_ROOT
 
@@ -33,27 +36,43 @@ class Host:
     died. Job directories lie below it, with a lock that tells a later process whether they are still in use.
     """
 
-    def __init__(self, settings: Settings, queues: str, devices: str) -> None:
+    def __init__(self, settings: Settings, queues: str, gpus: Sequence[Device]) -> None:
+        """Take a fresh identity and folder.
+
+        Args:
+            settings: folders and intervals.
+            queues: comma separated.
+            gpus: the GPUs that are this worker's own.
+        """
         self.boot_id = new_id("wkr")
         self.queues = queues
-        self.devices = devices
+        self.gpus = tuple(gpus)
         self.threads = settings.child_threads or os.cpu_count() or 1
         self.code_revision = _code_revision()
         self._settings = settings
         self._state: WorkerState = "idle"
         self._job_id: str | None = None
         self._done = threading.Event()
+        self.draining = threading.Event()
+        """Set when the worker has to go: it hands its job back and takes no more."""
         self._folder = settings.jobs_dir / self.boot_id
         self._folder.mkdir(parents=True)
         self._lock = (self._folder / "lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         _remove_folders_of_dead_workers(settings.jobs_dir)
 
+    @property
+    def visible_devices(self) -> str:
+        """Value of `CUDA_VISIBLE_DEVICES` for a child that may use this worker's GPUs."""
+        return ",".join(gpu["uuid"] for gpu in self.gpus)
+
     def job_dir(self, job_id: str, attempt: int) -> Path:
-        """A fresh folder for one attempt."""
-        folder = self._folder / f"{job_id}-{attempt}"
-        folder.mkdir(parents=True)
-        return folder
+        """The folder of one attempt, not made yet."""
+        return self._folder / f"{job_id}-{attempt}"
+
+    def self_test_log(self) -> Path:
+        """Where the device's self-test writes what it has to say."""
+        return self._folder / "self-test.log"
 
     def dataset_dir(self, key: str) -> Path:
         """Where the canonical form of a data set lies on this host."""
@@ -62,13 +81,19 @@ class Host:
         return parent / key
 
     def start_heartbeat(self, database: Database) -> None:
-        """Register in `workers` and keep the row fresh from a thread."""
+        """Register in `workers` and keep the row fresh from a thread; an operator's wish to drain becomes a SIGTERM."""
         with database.write() as session:
-            workers.register(session, self.boot_id, socket.gethostname(), os.getpid(), self.queues)
+            workers.register(
+                session, self.boot_id, socket.gethostname(), os.getpid(), self.queues, devices=self.gpus, software=_software()
+            )
 
         def beat() -> None:
+            asked = False
             while not self._done.wait(self._settings.renew_seconds):
-                self._write_state(database)
+                if self._write_state(database) and not asked:
+                    asked = True
+                    log.info("drain_requested")
+                    os.kill(os.getpid(), signal.SIGTERM)  # the way of every shutdown
 
         threading.Thread(target=beat, name="heartbeat", daemon=True).start()
 
@@ -79,10 +104,6 @@ class Host:
         self._write_state(database)
         self._lock.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def drain(self) -> None:
-        """From now on the row says `draining`."""
-        self._state = "draining"
 
     @contextmanager
     def busy_with(self, job_id: str) -> Iterator[None]:
@@ -95,12 +116,44 @@ class Host:
             if self._state == "busy":
                 self._state = "idle"
 
-    def _write_state(self, database: Database) -> None:
+    @contextmanager
+    def quarantined(self, database: Database, reason: str) -> Iterator[None]:
+        """The row says `quarantined`, and why, inside the block."""
+        self._state = "quarantined"
+        self._write_reason(database, reason)
+        try:
+            yield
+        finally:
+            if self._state == "quarantined":
+                self._state = "idle"
+            self._write_reason(database, None)
+            self._write_state(database)
+
+    def _write_reason(self, database: Database, reason: str | None) -> None:
         try:
             with database.write() as session:
-                workers.beat(session, self.boot_id, self._state, self._job_id)
+                workers.quarantine(session, self.boot_id, reason)
+        except DatabaseUnavailableError as error:
+            log.warning("quarantine_not_noted", error=error.message)
+
+    def _write_state(self, database: Database) -> bool:
+        """Write the row; whether it asks for a drain."""
+        state: WorkerState = "draining" if self.draining.is_set() and self._state != "stopped" else self._state
+        try:
+            with database.write() as session:
+                return workers.beat(session, self.boot_id, state, self._job_id)
         except DatabaseUnavailableError as error:
             log.warning("heartbeat_missed", error=error.message)
+            return False
+
+
+def _software() -> dict[str, str]:
+    """Versions of what computes, as far as it is installed; nothing is imported."""
+    found = {"python": platform.python_version()}
+    for name in ("distill-service", "torch", "torchvision", "numpy", "celery"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _remove_folders_of_dead_workers(jobs_dir: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import structlog
 
 from core.errors import DatabaseUnavailableError
@@ -15,6 +13,7 @@ from core.settings import Settings
 from core.store.objects import Objects
 from worker.attempt import Attempt
 from worker.host import Host
+from worker.quarantine import stay
 
 log = structlog.get_logger(__name__)
 
@@ -28,11 +27,10 @@ class Supervisor:
         self._sender = sender
         self._settings = settings
         self._host = host
-        self.draining = threading.Event()
 
     def run(self, job_id: str) -> None:
         """Run one attempt of a job, if it can be claimed."""
-        if self.draining.is_set():
+        if self._host.draining.is_set():
             return  # the row stays queued; the reconciler sends another message
         with self._database.write() as session:
             claim = leases.claim(session, job_id, self._host.boot_id, self._settings.lease_seconds)
@@ -41,13 +39,15 @@ class Supervisor:
             return
         with structlog.contextvars.bound_contextvars(attempt=claim.lease.attempt), self._host.busy_with(job_id):
             log.info("attempt_started", resumed=claim.checkpoint is not None)
-            attempt = Attempt(self._database, self._store, self._settings, self._host, claim, self.draining)
+            attempt = Attempt(self._database, self._store, self._settings, self._host, claim, self._host.draining)
             state = attempt.run()
             log.info("attempt_ended", state=state)
         if state is State.QUEUED and not attempt.retry_delay:
             self._sender.send(Ticket(job_id, attempt.spec.queue, attempt.spec.priority))
         elif state is State.WAITING or (state is not None and state.terminal):
             self._send_around(job_id)
+        if attempt.device_fault:
+            stay(self._database, self._settings, self._host, attempt.device_fault, self._host.draining)
 
     def _send_around(self, job_id: str) -> None:
         """Messages for the jobs that this one has just asked for, or that waited for it. Best effort, like every message."""

@@ -26,7 +26,7 @@ from core.errors import ArtifactCorruptError, StoreUnavailableError
 from core.settings import Settings
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, S3Config
+    from obstore.store import ClientConfig, RetryConfig, S3Config
 
 CHUNK_BYTES = 8 << 20
 """One range request; a single long body would hit the client library's total time-out."""
@@ -152,6 +152,8 @@ def open_store(settings: Settings) -> Objects:
     if parts.scheme == "file":
         root = Path(unquote(parts.path)).resolve()
         return Objects(LocalStore(root, mkdir=True), local_root=root)
+    # Whoever waits for a store repeats the whole operation, and may stop waiting; the library's own default is three minutes.
+    retries: RetryConfig = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
     options: ClientConfig = {"timeout": timedelta(seconds=120), "connect_timeout": timedelta(seconds=5), "allow_http": True}
     if parts.scheme == "s3":
         given = {
@@ -161,7 +163,7 @@ def open_store(settings: Settings) -> Objects:
         config = cast("S3Config", {key: value for key, value in given.items() if value})  # the rest comes from AWS's variables
         store = S3Store(
             parts.netloc, prefix=parts.path.strip("/") or None,
-            config=config, virtual_hosted_style_request=False, client_options=options,
+            config=config, virtual_hosted_style_request=False, client_options=options, retry_config=retries,
         )
         return Objects(store)
     if parts.scheme in {"gs", "az", "abfs", "abfss"}:

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
 TORCH_HALF = ("core/data", "core/networks", "core/distillation", "core/evaluation", "core/report",
               "core/training", "core/experts.py", "core/run.py", "core/run_distillation.py", "core/run_experts.py",
-              "core/attempt.py", "core/probe.py", "core/machine.py", "core/child.py", "core/progress.py", "core/compilation.py")
+              "core/attempt.py", "core/probe.py", "core/self_test.py", "core/machine.py", "core/child.py", "core/progress.py",
+              "core/compilation.py")
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "matplotlib", "pyarrow", "safetensors", "sklearn", "jinja2")
 SERVICE = ("sqlalchemy", "celery", "kombu", "redis", "fastapi", "starlette", "obstore", "core.jobs", "core.store")
 

@@ -80,3 +80,14 @@ def test_when_the_child_is_gone(
 ) -> None:
     conclusion = conclude(exit_code, stop, state, error)
     assert (conclusion.verdict, conclusion.code, conclusion.retryable) == (verdict, code, retryable)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "short_of_memory", "code", "retryable"),
+    [(-9, True, "host_out_of_memory", False), (-9, False, "child_killed", True), (-11, True, "child_killed", True)],
+)
+def test_a_kill_for_want_of_memory_is_told_from_any_other(
+    exit_code: int, short_of_memory: bool, code: str, retryable: bool
+) -> None:
+    conclusion = conclude(exit_code, None, State.RUNNING, None, short_of_memory=short_of_memory)
+    assert (conclusion.verdict, conclusion.code, conclusion.retryable) == (Verdict.FAIL, code, retryable)
