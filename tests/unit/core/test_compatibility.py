@@ -215,12 +215,12 @@ class TestEstimate:
         spec = small_spec(dataset={"name": "cifar10"}, ipc=10, method={"network": {"width": 128, "depth": 3}} | method)
         return estimate(spec, CATALOGUE["cifar10"])
 
-    def test_the_adversary_costs_passes_and_memory(self, small_spec: Any) -> None:
+    def test_the_adversary_costs_passes_but_no_memory_beside_the_objective(self, small_spec: Any) -> None:
         packed = {"kind": "bases_hallucinators"}
         plain = self.found(small_spec, parameterization=packed)
         contested = self.found(small_spec, parameterization=packed, terms=[{"kind": "adversarial_contrast"}])
         assert contested.phases[1].seconds > 2 * plain.phases[1].seconds  # 180 images five times, beside 60 real and 90 twice
-        assert contested.peak_memory_bytes > plain.peak_memory_bytes
+        assert contested.peak_memory_bytes == plain.peak_memory_bytes  # its smaller graph is gone before the other is made
 
     def test_every_hallucination_at_once_costs_as_much_as_images(self, small_spec: Any) -> None:
         one, every = (
