@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -58,6 +58,17 @@ SCALED = {
 }
 _KEPT_TABLES = {"ticks"}
 """Emptying it would look like a gap of the reconciler's."""
+
+
+def _processes(file: str, wanted: Callable[[bytes], bool]) -> set[int]:
+    """Ids of the processes of which a file in /proc holds what is wanted; a zombie's files are empty."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if wanted((entry / file).read_bytes()):
+                    found.add(int(entry.name))
+    return found
 
 
 class ObjectServer(NamedTuple):
@@ -108,14 +119,12 @@ class Node:
 
     def children(self) -> set[int]:
         """Process ids of the running children of this host's workers."""
-        found = set()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    command = (entry / "cmdline").read_bytes()
-                    if b"\0core." in command and os.fsencode(self.home) in command:
-                        found.add(int(entry.name))
-        return found
+        return _processes("cmdline", lambda command: b"\0core." in command and os.fsencode(self.home) in command)
+
+    def processes(self) -> set[int]:
+        """Process ids of everything that was started for this host and knows its folder, and of the children."""
+        variable = b"DISTILL_HOME=" + os.fsencode(self.home)
+        return self.children() | _processes("environ", lambda variables: variable in variables.split(b"\0"))
 
     def cut_off(self) -> None:
         """Lose every server at once, as a host whose network fails."""
@@ -131,7 +140,7 @@ class Node:
         """End the process and whatever it left."""
         if self.process is not None:
             end(self.process, signal.SIGKILL)
-        for pid in self.children():
+        for pid in self.processes():  # also what a fleet that was killed has left
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for proxy in (self.db, self.broker, self.store):

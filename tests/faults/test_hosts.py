@@ -65,10 +65,10 @@ def test_a_worker_that_dies_is_started_again_for_its_gpu(stand: Stand, fleet: No
 
 
 def test_workers_drain_when_their_parent_is_killed(stand: Stand, fleet: Node) -> None:
-    pids = [row["pid"] for row in both(stand).values()]
+    both(stand)
     fleet.kill()
     stand.wait_until(lambda: not serving(stand), 20 + SLACK_SECONDS, "both workers have drained")
-    stand.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 20 + SLACK_SECONDS, "and are gone")
+    stand.wait_until(lambda: not fleet.processes(), 20 + SLACK_SECONDS, "and are gone")
 
 
 def test_a_gpu_that_is_not_there_is_refused(stand: Stand, tmp_path: Path) -> None:

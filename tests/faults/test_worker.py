@@ -161,7 +161,7 @@ def test_w6_out_of_device_memory(stand: Stand) -> None:
 
 
 def test_w7_a_hang(stand: Stand) -> None:
-    worker = stand.serving_worker(stall_seconds=3 * TIME_SCALE)
+    worker = stand.serving_worker(stall_seconds=8 * TIME_SCALE)
     once = stand.probe(steps=8, fault={"kind": "hang", "step": 6})
     stand.succeeded(once["id"], attempts=2)
     assert stand.attempts(once["id"])[0]["error"]["code"] == "stalled"
