@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 import anyio
 from fastapi import Depends, Header, Path, Query, Request
+from fastapi.dependencies.models import Dependant
 
 from api.bodies import json_body
+from api.jobs.feed import Feed
 from api.probes import Probe
 from api.termination import Closing
-from core.errors import NotFoundError
+from core.errors import FieldProblem, NotFoundError, SpecError
 from core.jobs.database import Database
 from core.jobs.ids import is_id
 from core.jobs.models import DEFAULT_TENANT
@@ -20,6 +23,8 @@ from core.settings import Settings
 from core.store.objects import Objects
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
+MAX_PROBLEMS = 20
+"""Unknown parameters that one refusal names."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,9 @@ class Resources:
     database: Database
     objects: Objects
     sender: Sender
+    feed: Feed
     stream_threads: anyio.CapacityLimiter
-    """Threads in which event streams read the table, apart from those of ordinary requests."""
+    """Threads in which event streams read what lies further back, apart from those of ordinary requests."""
     store_threads: anyio.CapacityLimiter
     """Threads that wait for the object store: while it is frozen, only downloads are."""
     probes: tuple[Probe, ...]
@@ -51,6 +57,28 @@ async def _database(request: Request) -> Database:
 async def _tenant() -> str:
     """Whose objects a request sees. One tenant until keys exist; every query already carries it."""
     return DEFAULT_TENANT
+
+
+async def known_query(request: Request) -> None:
+    """Refuse query parameters that the route does not have: a misspelled filter must not silently find everything.
+
+    Raises:
+        SpecError: at least one is unknown; `problems` names each.
+    """
+    if not request.url.query:
+        return
+    known = sorted(_query_names(request.scope["route"].dependant))
+    rule = f"unknown parameter; known: {', '.join(known) or 'none'}"
+    unknown = [name[:64] for name in dict.fromkeys(request.query_params) if name not in known]
+    if unknown:
+        problems = tuple(FieldProblem(f"/query/{name}", "extra_forbidden", rule) for name in unknown[:MAX_PROBLEMS])
+        raise SpecError(f"/query/{unknown[0]}: {rule}", problems=problems)
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    yield from (field.alias for field in dependant.query_params)
+    for inner in dependant.dependencies:
+        yield from _query_names(inner)
 
 
 async def _job_id(job_id: Annotated[str, Path(description="Id of a job.")]) -> str:

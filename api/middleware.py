@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import BodyTooLargeError, UnknownHostError, distill_problem, internal_problem
+from api.monitoring import Monitoring
 from core.jobs.ids import new_id
 
 log = structlog.get_logger("api.access")
@@ -24,22 +25,23 @@ DRAIN_FACTOR = 16
 
 
 class RequestContext:
-    """Outermost: names the request, logs it, and turns an unhandled exception into a problem document."""
+    """Outermost: names the request, logs and counts it, and turns an unhandled exception into a problem document."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, monitoring: Monitoring) -> None:
         self.app = app
+        self.monitoring = monitoring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         request_id = scope["request_id"] = _request_id(Headers(scope=scope).get("x-request-id"))
-        status = 0
+        status, began = 0, 0.0
 
         async def send_named(message: Message) -> None:
-            nonlocal status
+            nonlocal status, began
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, began = message["status"], time.perf_counter()
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 headers.setdefault("X-Content-Type-Options", "nosniff")
@@ -57,7 +59,9 @@ class RequestContext:
                     raise
                 await internal_problem(Request(scope))(scope, receive, send_named)
             finally:
-                took = round((time.perf_counter() - started) * 1000, 1)
+                ended = time.perf_counter()
+                self.monitoring.count(scope, status, (began or ended) - started)
+                took = round((ended - started) * 1000, 1)
                 log.info("request", method=scope["method"], path=scope["path"], status=status, milliseconds=took)
 
 

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api.errors import Problem
+from api.errors import Problem, problems
 from api.jobs.schemas import CancelRequest
 from api.responses import PROBLEM_TYPE
 from core.specs.job import JobRequest, ProbeRequest, RetryRequest
@@ -57,6 +57,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         for operation in operations.values():
             operation["responses"].setdefault("default", fallback)
             _drop_framework_errors(operation["responses"])
+            operation["responses"].setdefault("422", problems(422)[422])  # for a query parameter that nobody knows
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     made["components"]["schemas"] = dict(sorted(schemas.items()))

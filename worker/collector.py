@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from core.errors import DatabaseUnavailableError, StoreUnavailableError
-from core.jobs import leases
+from core.jobs import reports
 from core.jobs.database import Database
 from core.jobs.events import NewEvent
 from core.jobs.leases import Lease, LostLeaseError, StoredFile
@@ -125,7 +125,7 @@ class Collector:
         if self._progress is None and not self._metrics and not self._events:
             return
         with self._database.write() as session:
-            leases.report(session, self._lease, progress=self._progress, metrics=self._metrics, new_events=self._events)
+            reports.report(session, self._lease, progress=self._progress, metrics=self._metrics, new_events=self._events)
         self._progress, self._metrics, self._events = None, [], []
 
     def remaining_metrics(self) -> list[MetricPoint]:
@@ -185,7 +185,7 @@ class Collector:
                     "checkpoint", pinned.name, "application/octet-stream", pinned.stat().st_size, sha256_of(pinned), key
                 )
                 with self._database.write() as session:
-                    older = leases.add_checkpoint(session, self._lease, line.step, file)
+                    older = reports.add_checkpoint(session, self._lease, line.step, file)
                 self._store.delete(*older)
             except (StoreUnavailableError, DatabaseUnavailableError, LostLeaseError) as error:
                 log.warning("checkpoint_not_registered", step=line.step, error=str(error))

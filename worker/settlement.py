@@ -17,7 +17,7 @@ import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
 from core.errors import InfrastructureError, StoreUnavailableError
-from core.jobs import leases, recovery
+from core.jobs import leases, recovery, sweeping
 from core.jobs.database import Database
 from core.jobs.leases import Claim, LostLeaseError, StoredFile
 from core.jobs.models import Job
@@ -230,7 +230,7 @@ class Settlement:
         """Best effort: rows first, so that none ever names bytes that are gone."""
         try:
             with self._database.write() as session:
-                obsolete = leases.drop_checkpoints(session, self._claim.lease.job_id)
+                obsolete = sweeping.drop_checkpoints(session, self._claim.lease.job_id)
         except InfrastructureError as error:
             log.warning("checkpoints_not_dropped", error=error.message)
             return

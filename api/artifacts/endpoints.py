@@ -27,8 +27,8 @@ PNG = "image/png"
 
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _CONTENT: Responses = {
-    200: {"description": "All bytes", "content": {"application/octet-stream": _BYTES}},
-    206: {"description": "The range that was asked for", "content": {"application/octet-stream": _BYTES}},
+    200: {"description": "All bytes", "content": {"*/*": _BYTES}},
+    206: {"description": "The range that was asked for", "content": {"*/*": _BYTES}},
     304: {"description": "The client has these bytes"},
     **problems(404, 412, 416, 502, 503),
 }
@@ -94,7 +94,13 @@ async def get_artifact_content(
     return await content(resources, partial(_artifact, resources.database, tenant, artifact_id), conditions)
 
 
-@router.head("/v1/artifacts/{artifact_id}/content", response_class=Response, responses={200: {"description": "Headers only"}})
+@router.head(
+    "/v1/artifacts/{artifact_id}/content", response_class=Response,
+    responses={
+        200: {"description": "Headers only"}, 304: {"description": "The client has these bytes"},
+        **problems(404, 412, 502, 503),
+    },
+)
 async def head_artifact_content(
     resources: Res, tenant: Tenant, artifact_id: ArtifactId, conditions: RangeHeaders
 ) -> Response:

@@ -9,7 +9,7 @@ from pydantic import StringConstraints
 from starlette.responses import Response
 
 from api.deps import NAME, Data, IfNoneMatch, JobId, Limit, Res, Tenant
-from api.errors import TooManySeriesError, problems
+from api.errors import Responses, TooManySeriesError, problems
 from api.jobs import metrics, stream
 from api.jobs.schemas import AttemptView, EventList, MetricList, SeriesView, attempt_view, event_list
 from api.responses import JsonResponse, cached
@@ -21,6 +21,17 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 MAX_SERIES = 20
 SeriesName = Annotated[str, StringConstraints(pattern=NAME)]
 LARGEST_STEP = 2**31 - 1
+_SENT_EVENT = {
+    "type": "object", "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string"}, "event": {"type": "string"},
+        "data": {
+            "type": "string", "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/EventView"},
+        },
+    },
+}
+_UNCHANGED: Responses = {304: {"description": "The job has not changed"}}
 
 
 @router.get("/{job_id}/attempts", response_model=List[AttemptView], responses=problems(404, 503))
@@ -53,11 +64,11 @@ def list_events(
 
 @router.get(
     "/{job_id}/events/stream",
-    response_class=stream.EventStream,
+    response_class=Response,
     responses={
         200: {
             "description": "Server-sent events: `id` is the sequence number, `event` the type, `data` the event as JSON",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"itemSchema": _SENT_EVENT}},
         },
         204: {"description": "The job is over and nothing is left to send"},
         **problems(400, 404, 503),
@@ -73,14 +84,14 @@ async def stream_events(
     """Follow a job live. The stream ends after the event that ends the job; coming back then gives 204."""
     seq = stream.parse_cursor(last_event_id or after)
     news = await stream.in_stream_thread(resources, tenant, job_id, seq)
-    if news.over and not news.events:
+    if news.over and not news.messages:
         return Response(status_code=204)
     return stream.EventStream(
         stream.follow(resources, tenant, job_id, seq, news), headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     )
 
 
-@router.get("/{job_id}/metrics", response_model=MetricList, responses=problems(404, 503))
+@router.get("/{job_id}/metrics", response_model=MetricList, responses={**_UNCHANGED, **problems(404, 503)})
 def list_metrics(database: Data, tenant: Tenant, job_id: JobId, if_none_match: IfNoneMatch = None) -> Response:
     """Every series of a job in short."""
     with database.read() as session:
@@ -90,7 +101,9 @@ def list_metrics(database: Data, tenant: Tenant, job_id: JobId, if_none_match: I
     return cached(view, f'W/"{job.version}"', if_none_match)
 
 
-@router.get("/{job_id}/metrics/series", response_model=SeriesView, responses=problems(400, 404, 422, 503))
+@router.get(
+    "/{job_id}/metrics/series", response_model=SeriesView, responses={**_UNCHANGED, **problems(400, 404, 422, 503)}
+)
 def get_series(
     database: Data,
     tenant: Tenant,

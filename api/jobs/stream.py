@@ -1,8 +1,8 @@
 """A job's events as server-sent events, read from the table.
 
-The table is the only source: a client that comes back with the last id it saw gets exactly what followed. Reading happens
-in a few threads kept for streams, each time in a short transaction, so that a thousand idle streams cost a small query a
-second each and no ordinary request waits behind them.
+The table is the only source: a client that comes back with the last id it saw gets exactly what followed. What is new reaches
+all streams through one look for all of them (`feed`); what lies further back is read for each stream alone, in a few threads
+kept for that, so that no ordinary request waits behind it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from anyio import to_thread
 from starlette.responses import StreamingResponse
 
 from api.deps import Resources
-from api.jobs.schemas import EventView, event_view
-from core.errors import DatabaseUnavailableError, InvalidCursorError
+from api.jobs.messages import Message, message
+from core.errors import DatabaseUnavailableError, InvalidCursorError, NotFoundError
 from core.jobs.models import Job
 from core.jobs.repository import Jobs
 from core.jobs.states import State
@@ -28,12 +28,14 @@ log = logging.getLogger(__name__)
 BATCH = 200
 KEEP_ALIVE_SECONDS = 15.0
 RETRY_MILLISECONDS = 3000
+CLOSING_SECONDS = 1.0
+"""How often a stream looks whether the process is to end."""
 
 
 class News(NamedTuple):
     """Events after a cursor, and whether the job was over before they were read."""
 
-    events: Sequence[EventView]
+    messages: Sequence[Message]
     over: bool
 
 
@@ -52,7 +54,7 @@ def read_news(resources: Resources, tenant: str, job_id: str, after: int) -> New
         jobs = Jobs(session, tenant)
         job = jobs.get(job_id)  # before the events: if the job is over here, its last event is visible below
         check_cursor(job, after)
-        return News([event_view(row) for row in jobs.events_after(job_id, after, BATCH)], State(job.state).terminal)
+        return News([message(row) for row in jobs.events_after(job_id, after, BATCH)], State(job.state).terminal)
 
 
 def check_cursor(job: Job, after: int) -> None:
@@ -84,36 +86,34 @@ async def in_stream_thread(resources: Resources, tenant: str, job_id: str, after
 
 
 async def follow(resources: Resources, tenant: str, job_id: str, after: int, news: News) -> AsyncIterator[bytes]:
-    """Bytes of the stream, beginning with `news`; ends after the event that ends the job, or with the process."""
+    """Bytes of the stream, beginning with `news`; ends after the event that ends the job, or with the job or the process."""
     yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
     spoke = time.monotonic()
-    while not resources.closing.begun:
-        for event in news.events:
-            yield encode(event)
-            after, spoke = event.seq, time.monotonic()
-            if ends_job(event):
+    messages = news.messages
+    with resources.feed.following(tenant, job_id) as topic:
+        while not (resources.closing.begun or topic.gone):
+            for each in messages:
+                yield each.text
+                after, spoke = each.seq, time.monotonic()
+                if each.last:
+                    return
+            found = topic.since(after)
+            messages = await _from_table(resources, tenant, job_id, after) if found is None else found
+            if messages or found is None:
+                continue
+            if topic.over and after == topic.seq:
                 return
-        if not news.events:
-            if news.over:
-                return
-            if time.monotonic() - spoke >= KEEP_ALIVE_SECONDS:
+            silent = time.monotonic() - spoke
+            if silent >= KEEP_ALIVE_SECONDS:
                 yield b": keep-alive\n\n"
-                spoke = time.monotonic()
-        if len(news.events) < BATCH:
-            await anyio.sleep(resources.settings.stream_seconds)
-        try:
-            news = await in_stream_thread(resources, tenant, job_id, after)
-        except DatabaseUnavailableError as error:
-            log.warning("an event stream waits for the database: %s", error.message)
-            news = News([], over=False)
+                spoke, silent = time.monotonic(), 0.0
+            await topic.moved(min(KEEP_ALIVE_SECONDS - silent, CLOSING_SECONDS))
 
 
-def encode(event: EventView) -> bytes:
-    """One event on the wire. JSON text holds no line end, so one `data:` line is enough."""
-    return f"id: {event.seq}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n".encode()
-
-
-def ends_job(event: EventView) -> bool:
-    """Whether no event can follow."""
-    state = event.data.get("state")
-    return event.type == "job.state" and isinstance(state, str) and state in set(State) and State(state).terminal
+async def _from_table(resources: Resources, tenant: str, job_id: str, after: int) -> Sequence[Message]:
+    try:
+        return (await in_stream_thread(resources, tenant, job_id, after)).messages
+    except (DatabaseUnavailableError, NotFoundError) as error:  # away, or deleted: then the topic will say so
+        log.warning("an event stream waits: %s", error.message)
+        await anyio.sleep(resources.settings.stream_seconds)
+        return ()

@@ -66,6 +66,23 @@ def jobs(session: Session) -> Sequence[JobCount]:
     return [JobCount(*row) for row in rows]
 
 
+class Outbox(NamedTuple):
+    """Due rows without a message."""
+
+    rows: int
+    oldest_seconds: float
+
+
+def outbox(session: Session) -> Outbox:
+    """Due jobs of all tenants that no message was sent for, and how long the oldest has been due."""
+    at = now(session)
+    rows, oldest = session.execute(
+        sa.select(sa.func.count(), sa.func.min(Job.next_run_at))
+        .where(Job.state == State.QUEUED, Job.next_run_at <= at, Job.sent_at.is_(None))
+    ).one()
+    return Outbox(rows, 0.0 if oldest is None else max(0.0, (at - oldest).total_seconds()))
+
+
 def worker_states(session: Session, silence_seconds: float) -> Counter[str]:
     """Workers by the state that is shown of them."""
     at = now(session)

@@ -1,4 +1,4 @@
-"""The lease protocol: claim, renew, report, commit. Every statement carries the fence.
+"""The lease protocol: claim, renew, end. Every statement carries the fence; what an attempt reports meanwhile is in `reports`.
 
 The fence is (job id, attempt number, boot id). A statement that changes no row means the lease was lost: the caller stops
 and throws its work away. Each function runs in the caller's transaction and uses the database's clock.
@@ -58,20 +58,27 @@ class Claim(NamedTuple):
     checkpoint: Checkpoint | None
 
 
-def _fence(lease: Lease, *states: State) -> sa.ColumnElement[bool]:
+def fence(lease: Lease, *states: State) -> sa.ColumnElement[bool]:
+    """Whether a row is a job that the lease holds, in one of some states."""
     return sa.and_(
         Job.id == lease.job_id, Job.attempt == lease.attempt, Job.boot_id == lease.boot_id, Job.state.in_(states)
     )
 
 
-def _update(session: Session, where: sa.ColumnElement[bool], **values: Any) -> Job | None:
+def update(session: Session, where: sa.ColumnElement[bool], **values: Any) -> Job | None:
+    """Change the one job that matches, and its version; the row as it is then, None when there is none."""
     return session.scalar(
         sa.update(Job).where(where).values(version=Job.version + 1, **values).returning(Job),
         execution_options={"populate_existing": True},
     )
 
 
-def _owned(job: Job | None, lease: Lease) -> Job:
+def owned(job: Job | None, lease: Lease) -> Job:
+    """The row that a fenced statement changed.
+
+    Raises:
+        LostLeaseError: it changed none.
+    """
     if job is None:
         raise LostLeaseError(f"attempt {lease.attempt} no longer owns {lease.job_id}")
     return job
@@ -80,7 +87,7 @@ def _owned(job: Job | None, lease: Lease) -> Job:
 def claim(session: Session, job_id: str, boot_id: str, lease_seconds: float) -> Claim | None:
     """Take a queued, due job. None when there is nothing to take: a duplicate, late or early message."""
     at = now(session)
-    job = _update(
+    job = update(
         session,
         sa.and_(Job.id == job_id, Job.state == State.QUEUED, Job.next_run_at <= at),
         state=State.RUNNING, attempt=Job.attempt + 1, boot_id=boot_id, lease_until=at + timedelta(seconds=lease_seconds),
@@ -114,10 +121,10 @@ def renew(session: Session, lease: Lease, lease_seconds: float) -> State:
     """
     until = now(session) + timedelta(seconds=lease_seconds)
     job = session.scalar(
-        sa.update(Job).where(_fence(lease, *LEASED)).values(lease_until=until).returning(Job),
+        sa.update(Job).where(fence(lease, *LEASED)).values(lease_until=until).returning(Job),
         execution_options={"populate_existing": True},
     )
-    return State(_owned(job, lease).state)
+    return State(owned(job, lease).state)
 
 
 def state_of(session: Session, lease: Lease) -> State:
@@ -126,54 +133,10 @@ def state_of(session: Session, lease: Lease) -> State:
     Raises:
         LostLeaseError: the lease is gone.
     """
-    state = session.scalar(sa.select(Job.state).where(_fence(lease, *LEASED)))
+    state = session.scalar(sa.select(Job.state).where(fence(lease, *LEASED)))
     if state is None:
         raise LostLeaseError(f"attempt {lease.attempt} no longer owns {lease.job_id}")
     return State(state)
-
-
-def report(
-    session: Session,
-    lease: Lease,
-    *,
-    progress: Mapping[str, Any] | None = None,
-    metrics: Sequence[MetricPoint] = (),
-    new_events: Sequence[NewEvent] = (),
-) -> None:
-    """Fold progress into the row and append metrics and events.
-
-    Raises:
-        LostLeaseError: the lease is gone; nothing is written.
-    """
-    at = now(session)
-    values = {} if progress is None else {"progress": {**progress, "updated_at": at.isoformat()}}
-    job = _owned(_update(session, _fence(lease, *LEASED), **values), lease)
-    put_metrics(session, job, metrics)
-    events.append(session, job, list(new_events), at)
-
-
-def add_checkpoint(session: Session, lease: Lease, step: int, file: StoredFile) -> list[str]:
-    """Register a checkpoint whose bytes are durable.
-
-    Returns:
-        Store keys of the checkpoints it replaces, to be deleted after the commit.
-
-    Raises:
-        LostLeaseError: the lease is gone.
-    """
-    at = now(session)
-    job = _owned(_update(session, _fence(lease, *LEASED)), lease)
-    older = session.scalars(
-        sa.delete(Checkpoint).where(Checkpoint.job_id == lease.job_id, Checkpoint.key != file.key).returning(Checkpoint.key)
-    ).all()
-    session.merge(
-        Checkpoint(
-            job_id=job.id, attempt=lease.attempt, step=step, tenant_id=job.tenant_id, size_bytes=file.size_bytes,
-            sha256=file.sha256, key=file.key, created_at=at,
-        )
-    )
-    events.append(session, job, [NewEvent("checkpoint", f"checkpoint at iteration {step}", {"step": step})], at)
-    return list(older)
 
 
 def succeed(
@@ -185,9 +148,9 @@ def succeed(
         LostLeaseError: the lease is gone or the job is being cancelled; a cancel that was accepted wins.
     """
     at = now(session)
-    job = _owned(
-        _update(
-            session, _fence(lease, State.RUNNING), state=State.SUCCEEDED, lease_until=None, finished_at=at, error=None,
+    job = owned(
+        update(
+            session, fence(lease, State.RUNNING), state=State.SUCCEEDED, lease_until=None, finished_at=at, error=None,
             progress=None,
         ),
         lease,
@@ -211,8 +174,7 @@ def succeed(
 def fail(session: Session, lease: Lease, error: dict[str, Any], *, retry_after_seconds: float | None) -> State:
     """End the attempt badly: queue the job again when `retry_after_seconds` is given and attempts are left, else fail it.
 
-    What `RETRIED_ONCE` names is tried again a single time, however many attempts are left. The checkpoints of a job that is
-    over stay until `drop_checkpoints`.
+    What `RETRIED_ONCE` names is tried again a single time. Checkpoints of a job that is over stay until they are swept.
 
     Raises:
         LostLeaseError: the lease is gone.
@@ -220,10 +182,9 @@ def fail(session: Session, lease: Lease, error: dict[str, Any], *, retry_after_s
     at = now(session)
     if _ended_cancelled(session, lease, at):
         return State.CANCELLED
-    current = _owned(session.scalar(sa.select(Job).where(_fence(lease, State.RUNNING))), lease)
-    ended = NewEvent(
-        "attempt.ended", f"attempt {lease.attempt} ended with {error['code']}: {error['message']}", {"error": error}, "error"
-    )
+    current = owned(session.scalar(sa.select(Job).where(fence(lease, State.RUNNING))), lease)
+    message = f"attempt {lease.attempt} ended with {error['code']}: {error['message']}"
+    ended = NewEvent("attempt.ended", message, {"error": error}, "error")
     left = current.failures + 1 < current.max_attempts and not _repeated(session, lease, error["code"])
     if retry_after_seconds is not None and left:
         job = _requeue(session, lease, at, retry_after_seconds, failures=Job.failures + 1, error=error)
@@ -231,9 +192,9 @@ def fail(session: Session, lease: Lease, error: dict[str, Any], *, retry_after_s
         events.append(session, job, [ended, events.state_event(State.QUEUED, "the job is queued for another attempt")], at)
         return State.QUEUED
     reason = {"code": error["code"], "message": error["message"]}
-    job = _owned(
-        _update(
-            session, _fence(lease, State.RUNNING), state=State.FAILED, lease_until=None, finished_at=at,
+    job = owned(
+        update(
+            session, fence(lease, State.RUNNING), state=State.FAILED, lease_until=None, finished_at=at,
             failures=Job.failures + 1, error=error, reason=reason, content_key=None,
         ),
         lease,
@@ -266,12 +227,12 @@ def wait(session: Session, lease: Lease, needed: Mapping[str, ExpertsSpec]) -> S
     at = now(session)
     if _ended_cancelled(session, lease, at):
         return State.CANCELLED
-    current = _owned(session.scalar(sa.select(Job).where(_fence(lease, State.RUNNING))), lease)
+    current = owned(session.scalar(sa.select(Job).where(fence(lease, State.RUNNING))), lease)
     dependencies.require(session, current, needed, at)
     message = "the job waits for networks that other jobs train"
-    job = _owned(
-        _update(
-            session, _fence(lease, State.RUNNING), state=State.WAITING, lease_until=None, boot_id=None, progress=None,
+    job = owned(
+        update(
+            session, fence(lease, State.RUNNING), state=State.WAITING, lease_until=None, boot_id=None, progress=None,
             reason={"code": "waiting_for_experts", "message": message},
         ),
         lease,
@@ -310,8 +271,8 @@ def cancelled(session: Session, lease: Lease) -> None:
 
 def _ended_cancelled(session: Session, lease: Lease, at: Any) -> bool:
     """End the attempt of a job that is being cancelled, however its child ended; False when it is not."""
-    job = _update(
-        session, _fence(lease, State.CANCELLING), state=State.CANCELLED, lease_until=None, finished_at=at, content_key=None
+    job = update(
+        session, fence(lease, State.CANCELLING), state=State.CANCELLED, lease_until=None, finished_at=at, content_key=None
     )
     if job is None:
         return False
@@ -321,18 +282,10 @@ def _ended_cancelled(session: Session, lease: Lease, at: Any) -> bool:
     return True
 
 
-def drop_checkpoints(session: Session, job_id: str) -> list[str]:
-    """Forget the checkpoints of a job that is over; return their store keys, to be deleted after the commit."""
-    over = sa.select(Job.id).where(Job.id == job_id, Job.state.in_([state for state in State if state.terminal]))
-    return list(
-        session.scalars(sa.delete(Checkpoint).where(Checkpoint.job_id.in_(over)).returning(Checkpoint.key)).all()
-    )
-
-
 def _requeue(session: Session, lease: Lease, at: Any, after_seconds: float, **values: Any) -> Job:
-    return _owned(
-        _update(
-            session, _fence(lease, State.RUNNING), state=State.QUEUED, lease_until=None, boot_id=None, queued_at=at,
+    return owned(
+        update(
+            session, fence(lease, State.RUNNING), state=State.QUEUED, lease_until=None, boot_id=None, queued_at=at,
             next_run_at=at + timedelta(seconds=after_seconds), sent_at=None, send_count=0, progress=None, **values,
         ),
         lease,

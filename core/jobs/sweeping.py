@@ -62,9 +62,11 @@ def forget_tombstones(session: Session, seconds: float) -> int:
     return len(ids)
 
 
-def drop_checkpoints(session: Session) -> list[str]:
-    """Forget the checkpoints of all jobs that are over; their store keys, to be deleted after the commit."""
+def drop_checkpoints(session: Session, job_id: str | None = None) -> list[str]:
+    """Forget the checkpoints of all jobs that are over, or of one if it is; their store keys, to delete after the commit."""
     over = sa.select(Job.id).where(Job.state.in_([state for state in State if state.terminal]))
+    if job_id is not None:
+        over = over.where(Job.id == job_id)
     return list(session.scalars(sa.delete(Checkpoint).where(Checkpoint.job_id.in_(over)).returning(Checkpoint.key)))
 
 

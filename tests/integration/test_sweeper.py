@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from core.jobs import deletion, leases, recovery, workers
+from core.jobs import deletion, leases, recovery, reports, workers
 from core.jobs.database import Database, now
 from core.jobs.leases import Lease, StoredFile
 from core.jobs.metrics import MetricPoint
@@ -44,7 +44,7 @@ class Site:
     def checkpoint(self, lease: Lease, number: int = 1) -> str:
         file = self.put(checkpoint_key(lease.job_id, lease.attempt, number))
         with self.database.write() as session:
-            self.store.delete(*leases.add_checkpoint(session, lease, number, file))
+            self.store.delete(*reports.add_checkpoint(session, lease, number, file))
         return file.key
 
     def succeed(self, lease: Lease, *names: str) -> list[str]:

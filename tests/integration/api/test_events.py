@@ -12,12 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from api.client.sse import ServerSentEvent, read_events
 from core.jobs import events, leases
 from core.jobs.database import now
 from core.jobs.events import NewEvent
-from core.jobs.models import DEFAULT_TENANT
+from core.jobs.models import DEFAULT_TENANT, Event, Job
 from core.jobs.repository import Jobs
 from tests.fixtures.api import Api, problem
 
@@ -172,8 +173,7 @@ class TestStream:
         ends: list[str] = []
 
         def follow() -> None:
-            url = f"{api.url}/v1/jobs/{job_id}/events/stream"
-            with httpx.stream("GET", url, timeout=60) as answer:
+            with api.http.stream("GET", f"/v1/jobs/{job_id}/events/stream", timeout=120) as answer:
                 ends.append(list(read_events(answer.iter_bytes()))[-1].data)
 
         threads = [threading.Thread(target=follow) for _ in range(60)]
@@ -186,9 +186,59 @@ class TestStream:
             assert time.monotonic() - started < 2.0
         api.http.post(f"/v1/jobs/{job_id}/cancel")
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
         assert len(ends) == 60
         assert all(json.loads(end)["data"]["state"] == "cancelled" for end in ends)
+
+    def test_many_streams_cost_one_look(self, api: Api) -> None:
+        """Statements do not grow with the streams that wait: one a look, and one more where something happened."""
+        job_ids = [api.submit()["id"] for _ in range(3)]
+        looked: list[str] = []
+
+        def follow(job_id: str) -> None:
+            with api.http.stream("GET", f"/v1/jobs/{job_id}/events/stream", timeout=120) as answer:
+                received = read_events(answer.iter_bytes())
+                next(received)
+                began.release()
+                ends.append(list(received)[-1].data)
+
+        def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if "events" in statement or "event_seq" in statement:
+                looked.append(statement)
+
+        ends: list[str] = []
+        began = threading.Semaphore(0)
+        threads = [threading.Thread(target=follow, args=(job_ids[i % 3],)) for i in range(45)]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            assert began.acquire(timeout=120)
+        time.sleep(0.5)  # every stream has caught up
+        sa.event.listen(sa.Engine, "before_cursor_execute", count)
+        started = time.monotonic()
+        while len(looked) < 10:
+            assert time.monotonic() < started + 120
+            time.sleep(0.05)
+        took = time.monotonic() - started
+        sa.event.remove(sa.Engine, "before_cursor_execute", count)
+        assert len(looked) <= took / api.settings.stream_seconds + 2, "not one for each stream"
+        for job_id in job_ids:
+            api.http.post(f"/v1/jobs/{job_id}/cancel")
+        for thread in threads:
+            thread.join(120)
+        assert [json.loads(end)["data"]["state"] for end in ends] == ["cancelled"] * 45
+
+    def test_a_stream_ends_with_its_job(self, api: Api) -> None:
+        job_id = api.submit()["id"]
+        api.http.post(f"/v1/jobs/{job_id}/cancel")
+        with api.database.write() as session:  # as it would look between the last event and a delete
+            session.execute(sa.update(Event).where(Event.job_id == job_id, Event.seq == 2).values(type="warning"))
+            session.execute(sa.update(Job).where(Job.id == job_id).values(state="running"))
+        with stream(api, job_id) as (_, received):
+            assert [next(received).id, next(received).id] == ["1", "2"]
+            with api.database.write() as session:
+                session.execute(sa.update(Job).where(Job.id == job_id).values(state="cancelled", deleted_at=now(session)))
+            assert list(received) == []
 
     def test_a_silent_stream_says_that_it_lives(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("api.jobs.stream.KEEP_ALIVE_SECONDS", 0.05)

@@ -31,6 +31,26 @@ def test_unknown_paths_and_methods(api: Api) -> None:
         assert answer.headers["allow"] == allowed
 
 
+def test_unknown_query_parameters_are_named(api: Api) -> None:
+    job_id = api.submit()["id"]
+    for path, known in (
+        ("/v1/jobs", "after, before, dataset, kind, limit, recipe, state"), (f"/v1/jobs/{job_id}", "none"),
+        (f"/v1/jobs/{job_id}/events/stream", "after"), ("/v1/workers", "none"), ("/v1/datasets/digits", "none"),
+        ("/v1/methods/dm", "dataset, ipc, scale"), ("/healthz", "none"), ("/v1/artifacts/x/content", "none"),
+    ):
+        found = problem(api.http.get(f"{path}?sate=done&b%00=1&sate=2"), 422, "validation_failed")
+        rule = f"unknown parameter; known: {known}"
+        assert found["errors"] == [
+            {"pointer": f"/query/{name}", "code": "extra_forbidden", "message": rule} for name in ("sate", "b\0")
+        ]
+        assert found["detail"] == f"/query/sate: {rule}"
+    for method, path in (("POST", "/v1/jobs"), ("POST", f"/v1/jobs/{job_id}/cancel"), ("DELETE", f"/v1/jobs/{job_id}")):
+        problem(api.http.request(method, f"{path}?validate=true"), 422, "validation_failed")
+    assert api.job(job_id)["state"] == "queued"
+    many = "&".join(f"p{i}=1" for i in range(500))
+    assert len(problem(api.http.get(f"/v1/jobs?{many}"), 422, "validation_failed")["errors"]) == 20
+
+
 def test_a_page_under_another_name_is_refused(api: Api) -> None:
     for foreign in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "[::1", ""):
         problem(api.http.get("/v1/jobs", headers={"Host": foreign}), 400, "unknown_host")
@@ -89,7 +109,7 @@ def test_raw_nonsense_on_the_wire(api: Api) -> None:
 def test_everything_in_the_documentation_answers_without_crashing(api: Api) -> None:
     """Each GET route with plausible and implausible values: never a 5xx, and every refusal is a problem document."""
     job = api.submit()
-    values = {"job_id": job["id"], "artifact_id": "art_" + "0" * 32, "name": "dm"}
+    values = {"job_id": job["id"], "artifact_id": "art_" + "0" * 32, "worker_id": "wkr_" + "0" * 32, "name": "dm"}
     document = api.http.get("/openapi.json").json()
     for path, operations in document["paths"].items():
         operation = operations.get("get")

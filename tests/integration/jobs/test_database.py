@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import StatementError
 
-from core.jobs import leases
+from core.jobs import reports
 from core.jobs.database import Database
 from core.jobs.models import Job
 from tests.fixtures import jobs
@@ -19,7 +19,7 @@ from tests.fixtures import jobs
 def test_a_number_that_is_not_finite_is_refused_and_nothing_is_kept(database: Database, value: float) -> None:
     lease = jobs.claim(database, jobs.create(database).id).lease
     with pytest.raises((StatementError, ValueError), match="JSON compliant"), database.write() as session:
-        leases.report(session, lease, progress={"fraction": value})
+        reports.report(session, lease, progress={"fraction": value})
     assert jobs.get(database, lease.job_id).progress is None
 
 

@@ -9,8 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from core.errors import JobAlreadyTerminalError
-from core.jobs import leases
+from core.jobs import leases, reports, sweeping
 from core.jobs.database import Database
+from core.jobs.events import NewEvent
 from core.jobs.leases import Lease, LostLeaseError, StoredFile
 from core.jobs.metrics import MetricPoint
 from core.jobs.models import DEFAULT_TENANT, Artifact, Metric
@@ -71,8 +72,8 @@ class TestFence:
         before = jobs.get(database, job.id)
         for write in (
             lambda s: leases.renew(s, old, 60.0),
-            lambda s: leases.report(s, old, progress={"step": 1}),
-            lambda s: leases.add_checkpoint(s, old, 5, checkpoint(5)),
+            lambda s: reports.report(s, old, progress={"step": 1}),
+            lambda s: reports.add_checkpoint(s, old, 5, checkpoint(5)),
             lambda s: leases.succeed(s, old, {}, [FILE], []),
             lambda s: leases.fail(s, old, ERROR, retry_after_seconds=None),
             lambda s: leases.give_back(s, old, "drain"),
@@ -96,13 +97,13 @@ class TestSucceed:
         job = jobs.create(database)
         lease = jobs.claim(database, job.id).lease
         with database.write() as session:
-            leases.add_checkpoint(session, lease, 7, checkpoint(7))
+            reports.add_checkpoint(session, lease, 7, checkpoint(7))
         with database.write() as session:
-            assert leases.drop_checkpoints(session, job.id) == [], "the job still needs them"
+            assert sweeping.drop_checkpoints(session, job.id) == [], "the job still needs them"
         with database.write() as session:
             leases.succeed(session, lease, {"summary": {}}, [FILE], [MetricPoint("loss", 1, 0.5)])
         with database.write() as session:
-            assert leases.drop_checkpoints(session, job.id) == ["jobs/x/7"]
+            assert sweeping.drop_checkpoints(session, job.id) == ["jobs/x/7"]
         row = jobs.get(database, job.id)
         with database.read() as session:
             artifacts = Jobs(session, DEFAULT_TENANT).artifacts(job.id)
@@ -222,9 +223,9 @@ class TestResume:
         job = jobs.create(database)
         lease = jobs.claim(database, job.id).lease
         with database.write() as session:
-            assert leases.add_checkpoint(session, lease, 10, checkpoint(10)) == []
+            assert reports.add_checkpoint(session, lease, 10, checkpoint(10)) == []
         with database.write() as session:
-            assert leases.add_checkpoint(session, lease, 20, checkpoint(20)) == ["jobs/x/10"]
+            assert reports.add_checkpoint(session, lease, 20, checkpoint(20)) == ["jobs/x/10"]
         with database.write() as session:
             leases.give_back(session, lease, "drain")
         claim = jobs.claim(database, job.id)
@@ -235,12 +236,12 @@ class TestResume:
         job = jobs.create(database)
         first = jobs.claim(database, job.id).lease
         with database.write() as session:
-            leases.report(session, first, metrics=[MetricPoint("loss", step, 1.0) for step in range(5)])
+            reports.report(session, first, metrics=[MetricPoint("loss", step, 1.0) for step in range(5)])
         with database.write() as session:
             leases.give_back(session, first, "drain")
         second = jobs.claim(database, job.id).lease
         with database.write() as session:
-            leases.report(session, second, metrics=[MetricPoint("loss", step, 2.0) for step in range(3, 8)])
+            reports.report(session, second, metrics=[MetricPoint("loss", step, 2.0) for step in range(3, 8)])
         with database.read() as session:
             points = session.scalars(sa.select(Metric).order_by(Metric.step)).all()
         assert [(p.step, p.attempt) for p in points] == [(0, 1), (1, 1), (2, 1), *((s, 2) for s in range(3, 8))]
@@ -254,8 +255,8 @@ class TestEvents:
         def write(count: int) -> None:
             for i in range(count):
                 with database.write() as session:
-                    event = leases.NewEvent("warning", f"{i}")
-                    leases.report(session, lease, new_events=[event] * (1 + i % 3))
+                    event = NewEvent("warning", f"{i}")
+                    reports.report(session, lease, new_events=[event] * (1 + i % 3))
 
         threads = [threading.Thread(target=write, args=(15,)) for _ in range(2)]
         for thread in threads:
