@@ -59,6 +59,7 @@ class Settings(BaseSettings):
         default=3600.0, gt=0, description="How long results wait on the worker's disk for a store or a database that is away."
     )
     self_test_seconds: float = Field(default=60.0, gt=0, description="How often a worker whose device failed tests it.")
+    self_test_limit_seconds: float = Field(default=120.0, gt=0, description="A device that takes longer has not passed.")
     sweep_seconds: float = Field(default=3600.0, gt=0, description="How often the sweeper collects what nobody needs.")
     orphan_seconds: float = Field(default=86_400.0, gt=0, description="Age at which an object that no row names is collected.")
     idempotency_seconds: float = Field(default=7 * 86_400.0, gt=0, description="How long an Idempotency-Key is remembered.")

@@ -11,8 +11,10 @@ import signal
 import socket
 import sys
 import threading
+from types import FrameType
 
 import structlog
+from celery import Celery
 
 from core import logging
 from core.jobs.database import Database
@@ -27,6 +29,9 @@ from worker.host import Host
 from worker.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
+
+CONSUMER_RETRY_SECONDS = 5.0
+"""Between two tries to take messages from a broker on which Celery has given up."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,23 +71,40 @@ def _serve(settings: Settings, queues: list[str], gpus: list[Device]) -> int:
     supervisor = Supervisor(database, open_store(settings), sender, settings, host)
     handlers: list[object] = []
     drain_on_shutdown(host.draining, handlers)
-    host.start_heartbeat(database)
-    log.info(
-        "worker_started", boot_id=host.boot_id, queues=queues, gpus=[gpu["uuid"] for gpu in gpus], threads=host.threads,
-        code_revision=host.code_revision,
-    )
-    app = make_app(settings, supervisor)
+    signal.signal(signal.SIGTERM, _leave)  # until Celery takes the signal over
     try:
-        app.Worker(
-            queues=queues, pool="threads", concurrency=1, hostname=f"{host.boot_id}@{socket.gethostname()}", loglevel="INFO",
-            without_gossip=True, without_mingle=True, quiet=True, optimization="fair",
-        ).start()
+        host.start_heartbeat(database)
+        log.info(
+            "worker_started", boot_id=host.boot_id, queues=queues, gpus=[gpu["uuid"] for gpu in gpus], threads=host.threads,
+            code_revision=host.code_revision,
+        )
+        _consume(make_app(settings, supervisor), queues, host)
     finally:
         sender.close()
         host.stop(database)
         database.dispose()
     log.info("worker_stopped")
     return 0
+
+
+def _consume(app: Celery, queues: list[str], host: Host) -> None:
+    """Take messages until a shutdown. Celery gives up on what its transport does not expect, such as a broker out of memory."""
+    while True:
+        consumer = app.Worker(
+            queues=queues, pool="threads", concurrency=1, hostname=f"{host.boot_id}@{socket.gethostname()}", loglevel="INFO",
+            without_gossip=True, without_mingle=True, quiet=True, optimization="fair",
+        )
+        consumer.start()
+        if not consumer.exitcode or host.draining.is_set():
+            return
+        log.error("consumer_failed", exit_code=consumer.exitcode, again_seconds=CONSUMER_RETRY_SECONDS)
+        if host.draining.wait(CONSUMER_RETRY_SECONDS):
+            return
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """A shutdown before the first job: nothing is to be handed back."""
+    raise SystemExit(0)
 
 
 def _first_gpu(queues: list[str]) -> list[Device]:

@@ -18,10 +18,6 @@ from worker.host import Host
 
 log = structlog.get_logger(__name__)
 
-SELF_TEST_LIMIT_SECONDS = 120.0
-"""A device that needs longer for the self-test has not passed it."""
-
-
 def stay(database: Database, settings: Settings, host: Host, reason: str, draining: threading.Event) -> None:
     """Return once the device has passed the self-test, or the worker has to go."""
     log.error("quarantined", reason=reason)
@@ -39,7 +35,7 @@ def passes(settings: Settings, host: Host, draining: threading.Event) -> bool:
         threads=host.threads, cache=settings.cache_dir, devices=host.visible_devices, deterministic=False
     )
     child = Child("core.self_test", [], env, host.self_test_log())
-    until = time.monotonic() + SELF_TEST_LIMIT_SECONDS
+    until = time.monotonic() + settings.self_test_limit_seconds
     try:
         while (code := child.poll()) is None and time.monotonic() < until and not draining.is_set():
             time.sleep(0.1)

@@ -27,8 +27,8 @@ PNG = "image/png"
 
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _CONTENT: Responses = {
-    200: {"description": "All bytes", "content": {"application/octet-stream": _BYTES}},
-    206: {"description": "The range that was asked for", "content": {"application/octet-stream": _BYTES}},
+    200: {"description": "All bytes", "content": {"*/*": _BYTES}},
+    206: {"description": "The range that was asked for", "content": {"*/*": _BYTES}},
     304: {"description": "The client has these bytes"},
     **problems(404, 412, 416, 502, 503),
 }

@@ -21,6 +21,16 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 MAX_SERIES = 20
 SeriesName = Annotated[str, StringConstraints(pattern=NAME)]
 LARGEST_STEP = 2**31 - 1
+_SENT_EVENT = {
+    "type": "object", "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string"}, "event": {"type": "string"},
+        "data": {
+            "type": "string", "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/EventView"},
+        },
+    },
+}
 _UNCHANGED: Responses = {304: {"description": "The job has not changed"}}
 
 
@@ -54,11 +64,11 @@ def list_events(
 
 @router.get(
     "/{job_id}/events/stream",
-    response_class=stream.EventStream,
+    response_class=Response,
     responses={
         200: {
             "description": "Server-sent events: `id` is the sequence number, `event` the type, `data` the event as JSON",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"itemSchema": _SENT_EVENT}},
         },
         204: {"description": "The job is over and nothing is left to send"},
         **problems(400, 404, 503),

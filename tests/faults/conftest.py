@@ -5,10 +5,29 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.faults.stand import Stand, standing
+
+FOLDER = Path(__file__).parent
+
+
+SHORT = frozenset({
+    "test_a2_killed_between_commit_and_answer", "test_b2_wiped_with_jobs_queued", "test_w2_killed_while_training",
+    "test_w8_a_zombie", "test_w11_connection_lost_during_the_commit", "test_w12_drain",
+    "test_w13_cancel_while_the_child_computes", "test_d3_restart_when_every_lease_looks_expired",
+    "test_o3_down_at_the_end", "test_r2_two_are_running",
+})
+"""What `-m "not long"` keeps: one row of each kind, so few that they fit into minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every other test of this folder as long."""
+    for item in items:
+        if item.path.parent == FOLDER and getattr(item, "originalname", item.name) not in SHORT:
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session")

@@ -141,8 +141,8 @@ class Soak:
     def _count(self, nodes: Sequence[Node], job_ids: Sequence[str], outcome: Outcome) -> None:
         stand = self._stand
         with stand.database.read() as session:
-            states = dict(session.execute(sa.select(Job.id, Job.state)).tuples().all())
-            tries = dict(session.execute(sa.select(Job.id, Job.attempt)).tuples().all())
+            rows = session.execute(sa.select(Job.id, Job.state, Job.attempt)).all()
+            states, tries = {row.id: row.state for row in rows}, {row.id: row.attempt for row in rows}
             successes: dict[str, int] = {}
             for job_id, data in session.execute(sa.select(Event.job_id, Event.data).where(Event.type == "job.state")):
                 successes[job_id] = successes.get(job_id, 0) + (data["state"] == "succeeded")

@@ -52,7 +52,8 @@ SCALED = {
     "DISTILL_TICK_SECONDS": str(TICK_SECONDS), "DISTILL_POLL_SECONDS": "0.2", "DISTILL_REPORT_SECONDS": "0.2",
     "DISTILL_STREAM_SECONDS": "0.2", "DISTILL_RESEND_SECONDS": "2", "DISTILL_CHECKPOINT_SECONDS": "1",
     "DISTILL_RETRY_BACKOFF_SECONDS": "0.5", "DISTILL_DRAIN_SECONDS": "20", "DISTILL_CANCEL_GRACE_SECONDS": "1",
-    "DISTILL_PATIENCE_SECONDS": "120", "DISTILL_SELF_TEST_SECONDS": "1", "DISTILL_PUBLISH_TIMEOUT_SECONDS": "1",
+    "DISTILL_PATIENCE_SECONDS": "120", "DISTILL_SELF_TEST_SECONDS": "1",
+    "DISTILL_SELF_TEST_LIMIT_SECONDS": str(120 * TIME_SCALE), "DISTILL_PUBLISH_TIMEOUT_SECONDS": "1",
     "DISTILL_PROBE_FAULTS": "1", "DISTILL_CHILD_THREADS": "1",
     "https_proxy": "http://127.0.0.1:9",  # nothing is downloaded
 }
@@ -198,7 +199,7 @@ class Stand(OverHttp):
     def launch_api(node: Node, port: int, **settings: object) -> None:
         """Start an API process."""
         node.start("uvicorn", "api.main:create_app", "--factory", "--host", "127.0.0.1", "--port", str(port),
-                   "--timeout-graceful-shutdown", "5", **settings)
+                   "--timeout-graceful-shutdown", "5", "--no-access-log", **settings)
 
     def ready(self) -> bool:
         """Whether the API says that it is ready."""

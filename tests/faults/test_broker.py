@@ -62,14 +62,15 @@ def test_b4_frozen(stand: Stand) -> None:
 
 
 def test_b5_out_of_memory(stand: Stand) -> None:
-    stand.serving_worker()
+    worker = stand.serving_worker()
     with stand.broker.client() as client:
         client.config_set("maxmemory", "1")
         job = stand.probe(steps=2)
-        time.sleep(2)
+        time.sleep(12)  # the worker's transport also writes, each ten seconds, and Celery gives up on a refusal
         assert stand.state(job["id"]) == "queued"
         client.config_set("maxmemory", "0")
     stand.succeeded(job["id"], attempts=1, seconds=90)
+    assert worker.running
 
 
 def test_b6_down_for_long(stand: Stand) -> None:

@@ -75,5 +75,5 @@ def test_a_gpu_that_is_not_there_is_refused(stand: Stand, tmp_path: Path) -> Non
     node = stand.host()
     node.env["PATH"] = f"{fake_driver(tmp_path, 'GPU-a')}:{node.env['PATH']}"
     node.start("worker", "--gpus", "GPU-z")
-    assert node.wait() == 2
+    assert node.wait(60 + SLACK_SECONDS) == 2
     assert "there is no GPU 'GPU-z'; known: 0 = GPU-a" in node.log.read_text()

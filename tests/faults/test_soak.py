@@ -7,7 +7,7 @@ import pytest
 from tests.faults.soak import Plan, Soak, sound
 from tests.faults.stand import TIME_SCALE, Stand
 
-pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 
 
 def test_twenty_jobs_under_random_faults(stand: Stand) -> None:

@@ -112,7 +112,6 @@ def test_o5_deleted_behind_our_back(stand: Stand) -> None:
     assert answer.json()["code"] in {"artifact_corrupt", "artifact_expired"}
 
 
-@pytest.mark.long
 def test_o6_a_slow_client(stand: Stand, tmp_path: Path) -> None:
     """Also trap 19: slower than the 30 seconds at which one long body would be cut; 20 minutes are simulated by one."""
     stand.serving_worker()

@@ -173,8 +173,7 @@ class TestStream:
         ends: list[str] = []
 
         def follow() -> None:
-            url = f"{api.url}/v1/jobs/{job_id}/events/stream"
-            with httpx.stream("GET", url, timeout=60) as answer:
+            with api.http.stream("GET", f"/v1/jobs/{job_id}/events/stream", timeout=120) as answer:
                 ends.append(list(read_events(answer.iter_bytes()))[-1].data)
 
         threads = [threading.Thread(target=follow) for _ in range(60)]
@@ -187,7 +186,7 @@ class TestStream:
             assert time.monotonic() - started < 2.0
         api.http.post(f"/v1/jobs/{job_id}/cancel")
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
         assert len(ends) == 60
         assert all(json.loads(end)["data"]["state"] == "cancelled" for end in ends)
 
@@ -195,10 +194,9 @@ class TestStream:
         """Statements do not grow with the streams that wait: one a look, and one more where something happened."""
         job_ids = [api.submit()["id"] for _ in range(3)]
         looked: list[str] = []
-        release = threading.Event()
 
         def follow(job_id: str) -> None:
-            with httpx.stream("GET", f"{api.url}/v1/jobs/{job_id}/events/stream", timeout=60) as answer:
+            with api.http.stream("GET", f"/v1/jobs/{job_id}/events/stream", timeout=120) as answer:
                 received = read_events(answer.iter_bytes())
                 next(received)
                 began.release()
@@ -214,18 +212,20 @@ class TestStream:
         for thread in threads:
             thread.start()
         for _ in threads:
-            assert began.acquire(timeout=60)
-        release.wait(0.5)  # every stream has caught up
+            assert began.acquire(timeout=120)
+        time.sleep(0.5)  # every stream has caught up
         sa.event.listen(sa.Engine, "before_cursor_execute", count)
         started = time.monotonic()
-        release.wait(1.0)
+        while len(looked) < 10:
+            assert time.monotonic() < started + 120
+            time.sleep(0.05)
         took = time.monotonic() - started
         sa.event.remove(sa.Engine, "before_cursor_execute", count)
-        assert 1 <= len(looked) <= took / api.settings.stream_seconds + 2, "not one for each stream"
+        assert len(looked) <= took / api.settings.stream_seconds + 2, "not one for each stream"
         for job_id in job_ids:
             api.http.post(f"/v1/jobs/{job_id}/cancel")
         for thread in threads:
-            thread.join(60)
+            thread.join(120)
         assert [json.loads(end)["data"]["state"] for end in ends] == ["cancelled"] * 45
 
     def test_a_stream_ends_with_its_job(self, api: Api) -> None:

@@ -228,7 +228,7 @@ class TestWakeUp:
             assert (row.state, row.failures, row.sent_at, row.reason) == (State.QUEUED, 0, None, None)
         with database.read() as session:
             assert [w.job_id for w in recovery.unsent_around(session, child.id)] == sorted(parents)
-            assert {w.job_id for w in recovery.unsent(session, 30.0)} == set(parents)
+            assert {w.job_id for w in recovery.unsent(session, 30.0, 600.0)} == set(parents)
         assert jobs.claim(database, parents[0]).lease.attempt == 2
 
     def test_the_last_two_trainings_end_at_the_same_moment(self, database: Database) -> None:
@@ -266,7 +266,7 @@ class TestWakeUp:
         done: list[str] = []
         for _ in range(20):
             with database.read() as session:
-                due = [w.job_id for w in recovery.unsent(session, 30.0)]
+                due = [w.job_id for w in recovery.unsent(session, 30.0, 600.0)]
             if not due:
                 break
             claim = jobs.claim(database, due[0], "wkr_only")
