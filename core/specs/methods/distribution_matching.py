@@ -15,7 +15,7 @@ from core.specs.augmentation import IDCAugmentationSpec, NoAugmentationSpec, Ope
 from core.specs.evaluation import cafe_protocol, dm_protocol, idc_protocol
 from core.specs.experts import RealTrainingSpec
 from core.specs.fit import smallest_side
-from core.specs.init import NoiseInitSpec, RandomInitSpec
+from core.specs.init import RandomInitSpec
 from core.specs.method import MethodSpec
 from core.specs.methods.common import Resolved, dsa, field_convnet, nearest, representative
 from core.specs.models import DynamicBilevelSpec, FreshRandomSpec, GrowingQueueSpec, PretrainedPoolSpec
@@ -62,9 +62,10 @@ def dm(info: DatasetInfo, ipc: int) -> Resolved:
 def cafe(info: DatasetInfo, ipc: int) -> Resolved:
     """CAFE: Wang et al., CVPR 2022, arXiv:2203.01531, from the published code (CIFAR-10; the same values for every set).
 
-    2000 networks, 256 real images per class, SGD(lr 0.1, momentum 0.5) halved after 60, 80 and 90 % of the networks, from noise
-    (the code's default; the paper's init is not known to us), no augmentation. Evaluated for 600 epochs without augmentation.
-    Published on CIFAR-10 at ipc 10: 46.3 +- 0.6 %.
+    2000 networks, 256 real images per class, SGD(lr 0.1, momentum 0.5) halved after 60, 80 and 90 % of the networks, no
+    augmentation. Evaluated for 600 epochs without augmentation. It starts from real images, which the code offers; the code's
+    default is noise, and which of the two the printed numbers had is not known to us (Fashion-MNIST, ipc 10, seed 0, small
+    scale: 76.8 % from noise at five times the rate, 79.4 % from real images). Published on CIFAR-10 at ipc 10: 46.3 +- 0.6 %.
     """
     network = field_convnet(info)
     method = MethodSpec(
@@ -74,7 +75,7 @@ def cafe(info: DatasetInfo, ipc: int) -> Resolved:
         models=DynamicBilevelSpec(),
         selection=UniformSpec(real_batch_per_class=256),
         augmentation=NoAugmentationSpec(),
-        init=NoiseInitSpec(),
+        init=RandomInitSpec(),
         optimizer=SGDSpec(lr_img=0.1, momentum=0.5, milestones=(0.6, 0.8, 0.9), decay=0.5),
         num_networks=2000,
     )

@@ -4,9 +4,8 @@ That holds for ipc 1 and 10. A cap lowers a number and never raises one; `*` in 
 few iterations need otherwise is scaled, as looked at on Fashion-MNIST at ipc 10 (seed 0, one network): M3D's rate of 20 reached
 76.0 % and 5 reached 81.4 %; IDM's printed rate moves packed images twenty times more slowly than DM's (75.6 %), and at rate 5
 its cross-entropy outweighs the features of a narrow network: weights of 50, 5, 1 and 0 reached 75.5, 77.5, 78.5 and 80.9 %.
-CAFE starts from noise, and from there 300 iterations at its printed rate get no further than random images; 5 and 20 times
-that rate reached 76.8 and 77.2 %. HaBa's rates of 100, published for CIFAR-10, made images of 1e5 in 24 iterations; with 10 for
-bases and 0.01 for hallucinators they stayed at 2, and on digits at ipc 2 reached 67 % in 100 iterations (MTT 79 %).
+HaBa's rates of 100, published for CIFAR-10, made images of 1e5 in 24 iterations; with 10 for bases and 0.01 for hallucinators
+they stayed at 2, and on digits at ipc 2 reached 67 % in 100 iterations (MTT 79 %).
 """
 
 from __future__ import annotations
@@ -68,10 +67,7 @@ _EVALUATION: dict[str, float] = {
 }
 _IDM = {"optimizer.lr_img": 12.5, "terms.0.weight": 0.02}
 _HABA = {"optimizer.lr_img": 0.1, "optimizer.lr_hallucinator": 1e-4}
-_CAFE = {"optimizer.lr_img": 10.0}
-_FACTORS: dict[str, dict[str, float]] = {
-    "m3d": {"optimizer.lr_img": 0.25}, "cafe": _CAFE, "cafe_dsa": _CAFE, "idm": _IDM, "iid_idm": _IDM, "haba": _HABA,
-}
+_FACTORS: dict[str, dict[str, float]] = {"m3d": {"optimizer.lr_img": 0.25}, "idm": _IDM, "iid_idm": _IDM, "haba": _HABA}
 """By recipe."""
 
 _WHERE_ZERO_MEANS_ALL: dict[str, int] = {"selection.num_candidates": 600, "objective.batch_size": 40}
