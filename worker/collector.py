@@ -155,8 +155,8 @@ class Collector:
             "seconds_per_step": seconds, "message": line.message,
             "eta_seconds": None if seconds is None else round(seconds * (line.total_steps - line.step), 3),
         }
-        due = fraction - self._event_fraction >= EVENT_FRACTION or time.monotonic() - self._event_at >= EVENT_SECONDS
-        if due:
+        far = fraction == 1.0 or fraction - self._event_fraction >= EVENT_FRACTION
+        if far or time.monotonic() - self._event_at >= EVENT_SECONDS:
             self._event_fraction, self._event_at = fraction, time.monotonic()
             self._drop_older_progress_event()
             text = f"{line.phase}: {line.step} of {line.total_steps}" + (f" ({line.message})" if line.message else "")

@@ -214,7 +214,7 @@ class DistillClient:
     def artifacts(self, job_id: str, *, kind: str = "") -> list[Json]:
         """The finished files of a job, optionally of one kind."""
         params = {"kind": kind} if kind else {}
-        found = self._connection.pages(f"{_job_path(job_id)}/artifacts", params, None)
+        found = self._connection.request("GET", f"{_job_path(job_id)}/artifacts", params=params)["data"]
         return [artifact for artifact in found if not kind or artifact.get("kind") == kind]
 
     def download(self, artifact: Json, folder: Path) -> Path:

@@ -205,7 +205,8 @@ class Engine:
         for piece in self.pieces:
             for part in step.of(piece.plan).chunks(self.chunk_images) if piece.cut else (step,):
                 value = torch.stack([loss.weight * loss.value(part).sum() for loss in piece.losses]).sum()
-                value.backward()
+                if value.requires_grad:  # a term that has not begun moves nothing
+                    value.backward()
                 total = total + value.detach()
         return total
 

@@ -270,5 +270,5 @@ def test_on_a_real_s3_server(s3_server: dict[str, str], sqlite_url: str, tmp_pat
     site.put(artifact_key(stays, 9, "stray"))
     site.delete(gone)
     site.sweep()
-    assert site.listed() == kept
+    assert [key for key in site.listed() if key.split("/")[1] in {gone, stays}] == kept  # other tests use the server too
     database.dispose()

@@ -84,7 +84,7 @@ def _published(name: str, ipc: int) -> str:
 def _reading(rows: Mapping[str, Any]) -> str:
     """What the distribution-matching papers say of their methods, and what the rows show of it."""
     shown = {name: f"{100 * row['mean']:.1f}" for name, row in rows.items()}
-    return re.sub("<(.+?)>", lambda found: shown[found[1]], _READING)
+    return re.sub("<(.+?)>", lambda found: shown.get(found[1], "—"), _READING)
 
 
 def _claims(rows: Mapping[str, Any]) -> Iterator[str]:

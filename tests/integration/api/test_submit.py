@@ -149,7 +149,7 @@ class TestAccepted:
             assert job[key] is None, key
         assert job["created_at"].endswith("Z")
         assert set(job["durations"]) == {"queued", "running", "total"}
-        assert set(job["links"]) == {"self", "events", "stream", "artifacts", "cancel"}
+        assert set(job["links"]) == {"self", "events", "stream", "artifacts", "cancel", "retry"}
         again = api.job(job["id"])
         assert {k: v for k, v in again.items() if k != "durations"} == {k: v for k, v in job.items() if k != "durations"}
         assert rows(api) == (1, 1, 0)

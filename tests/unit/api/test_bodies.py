@@ -13,6 +13,7 @@ from api.bodies import MAX_DEPTH, parse_object
 from api.errors import InvalidJsonError
 from api.jobs.service import read_specification
 from core.errors import SpecError
+from core.settings import Settings
 
 pytestmark = pytest.mark.unit
 
@@ -92,7 +93,7 @@ def test_no_specification_escapes_the_rules(tree: dict[str, Any]) -> None:
     for request in (tree, {"dataset": {"name": "digits"}, "ipc": 1, "recipe": "dm", **tree}):
         refused: list[SpecError] = []
         try:
-            read_specification(json.dumps(request).encode())
+            read_specification(json.dumps(request).encode(), Settings())
         except SpecError as error:
             refused.append(error)
         assert all(error.problems for error in refused)
