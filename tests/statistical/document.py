@@ -25,9 +25,11 @@ Written by `python -m tests.statistical.document` from `tests/statistical/result
 
 Fashion-MNIST, ConvNet-3 of width 32, every recipe at `scale: small`, the `dm` protocol with {epochs} epochs for all rows:
 networks trained from scratch on the decoded set, tested once on the 10,000 test images. Accuracy is the mean over {sets}
-independent sets x {networks} networks each; the deviation is over sets. Seconds per iteration were measured alone, with all
-cores; memory is the process's peak before its first evaluation. `published` is what the papers print for their own, much
-larger scale and their own protocols: it is quoted for orientation.
+independent sets x {networks} networks each; the deviation is over sets. Memory is the process's peak before its first
+evaluation. Rows were measured on several machines of two x86-64 cores, without a GPU; seconds per iteration on one of
+them, row after row, alone, with all cores:
+{hardware}, torch {torch}.
+`published` is what the papers print for their own, much larger scale and their own protocols: it is quoted for orientation.
 """
 
 _READING = """\
@@ -50,9 +52,10 @@ def page(documents: Mapping[int, Mapping[str, Any]]) -> str:
     """The whole page from the results files, by ipc."""
     any_document = next(iter(documents.values()))
     head = _HEAD.format(
-        epochs=any_document["num_epochs"], sets=len(any_document["seeds"]), networks=any_document["networks_per_set"]
+        epochs=any_document["num_epochs"], sets=len(any_document["seeds"]), networks=any_document["networks_per_set"],
+        hardware=any_document["hardware"], torch=any_document["torch"],
     )
-    parts = [head, f"Measured on {any_document['hardware']}, torch {any_document['torch']}, no GPU.\n"]
+    parts = [head]
     for ipc, document in documents.items():
         parts += [f"## {ipc} image{'s' if ipc > 1 else ''} per class\n", "\n".join(_table(document["rows"], ipc)) + "\n"]
     if 10 in documents:

@@ -21,7 +21,6 @@ import fcntl
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -44,6 +43,7 @@ from core.settings import get_settings
 from core.specs.job import DistillationSpec, JobRequest
 from core.specs.requirements import required_experts
 from core.specs.resolve import resolve
+from tests.fixtures.machine import describe
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (2000, 2001, 2002)
@@ -187,7 +187,7 @@ def main() -> None:
         "dataset": "fashion-mnist", "ipc": args.ipc, "seeds": SEEDS, "networks_per_set": NUM_NETWORKS,
         "num_epochs": NUM_EPOCHS, "rows": {},
     }
-    document |= {"hardware": f"{os.cpu_count()} cores, {platform.machine()}", "torch": torch.__version__}
+    document |= {"hardware": describe(), "torch": torch.__version__} if args.pace else {}
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, mp_context=context, max_tasks_per_child=1) as executor:
