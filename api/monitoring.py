@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator
 from fastapi import APIRouter, Request
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 from starlette.types import Scope
 
 from api.jobs.feed import Feed
 from core.errors import DatabaseUnavailableError
-from core.jobs import census
+from core.jobs import census, totals
 from core.jobs.database import Database
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,21 @@ class Monitoring:
         self._seconds.labels(route).observe(seconds)
 
 
+COUNTERS = {
+    "attempts": "Attempts that ended, by outcome.",
+    "leases_expired": "Attempts whose worker stopped renewing.",
+    "jobs_finished": "Jobs that are over.",
+    "fence_rejections": "Attempts that found their job given away, when renewing or when committing.",
+}
+"""What `core.jobs.totals` has, and what it means."""
+SUMMARIES = {
+    "job_queue_seconds": "From creation to the first start, of jobs that are over.",
+    "job_run_seconds": "From the first start to the end, of jobs that are over.",
+}
+
+
 class SqlCollector(Collector):
-    """Gauges read at scrape time. While the database is away, only that is said."""
+    """Gauges and totals read at scrape time. While the database is away, only that is said."""
 
     def __init__(self, database: Database, feed: Feed, silence_seconds: float) -> None:
         self._database = database
@@ -67,7 +80,7 @@ class SqlCollector(Collector):
         """Every gauge."""
         yield GaugeMetricFamily("distill_sse_connections", "Open event streams.", self._feed.followers)
         try:
-            found = list(self._read())
+            found = [*self._read(), *self._totals()]
         except DatabaseUnavailableError as error:
             log.warning("metrics without the database: %s", error.message)
             found = []
@@ -95,6 +108,26 @@ class SqlCollector(Collector):
         yield GaugeMetricFamily("distill_outbox_oldest_seconds", "Wait of the oldest of them.", outbox.oldest_seconds)
         for name, age in ages.items():
             yield GaugeMetricFamily(f"distill_{name}_last_tick_seconds", f"Time since the {name} last worked.", age)
+
+    def _totals(self) -> Iterator[Metric]:
+        with self._database.read() as session:
+            found = totals.read(session)
+        for name, help_text in COUNTERS.items():
+            counter = CounterMetricFamily(f"distill_{name}", help_text, labels=totals.LABELS[name])
+            for labels, value in _labelled(found, name):
+                counter.add_metric(labels, value)
+            yield counter
+        for name, help_text in SUMMARIES.items():
+            summary = SummaryMetricFamily(f"distill_{name}", help_text, labels=totals.LABELS[name])
+            for labels, jobs in _labelled(found, "jobs_started"):
+                summary.add_metric(labels, int(jobs), found[name, labels])
+            yield summary
+
+
+def _labelled(found: totals.Totals, name: str) -> list[tuple[tuple[str, ...], float]]:
+    """The values of one total by its labels; one without labels is 0 until it is counted."""
+    values = [(labels, value) for (total, labels), value in sorted(found.items()) if total == name]
+    return values or ([] if totals.LABELS[name] else [((), 0.0)])
 
 
 @router.get(

@@ -14,7 +14,7 @@ import structlog
 
 from core.catalogue import DatasetInfo, dataset_info
 from core.errors import DatabaseUnavailableError, DeviceFaultError, DistillError, InfrastructureError
-from core.jobs import dependencies
+from core.jobs import dependencies, totals
 from core.jobs.database import Database
 from core.jobs.leases import Claim, LostLeaseError
 from core.jobs.models import Artifact
@@ -72,6 +72,7 @@ class Attempt:
 
     def run(self) -> State | None:
         """Run to the end; the job's state afterwards, None when the lease was lost."""
+        conclusion = Conclusion(Verdict.DISCARD)
         try:
             conclusion = self._conclusion()
             if conclusion.code == DeviceFaultError.code:
@@ -79,12 +80,20 @@ class Attempt:
             return self._settlement.settle(conclusion, self._needed)
         except LostLeaseError:
             log.warning("attempt_discarded")
+            self._count_rejection("renew" if conclusion.verdict is Verdict.DISCARD else "commit")
             return None
         finally:
             self._settlement.close()
             self._keeper.close()
             self._collector.close()
             remove_tree(self._folder)
+
+    def _count_rejection(self, op: str) -> None:
+        try:
+            with self._database.write() as session:
+                totals.count_fence_rejection(session, op)
+        except DatabaseUnavailableError as error:
+            log.warning("rejection_not_counted", op=op, error=error.message)
 
     # ------------------------------------------------------------------ running
 

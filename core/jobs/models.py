@@ -224,3 +224,15 @@ class Tick(Base):
     name: Mapped[str] = mapped_column(String(32), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(_Id)
     ticked_at: Mapped[datetime]
+
+
+class Total(Base):
+    """The share that removed rows had in a total (`core.jobs.totals`)."""
+
+    __tablename__ = "totals"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    labels: Mapped[str] = mapped_column(String(255), primary_key=True)
+    """Values of its labels, as a JSON list."""
+    tenant_id: Mapped[str] = mapped_column(_Id)
+    value: Mapped[float] = mapped_column(sa.Double)

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from core.jobs import totals
 from core.jobs.database import now
 from core.jobs.models import Artifact, Attempt, Checkpoint, Event, IdempotencyKey, Job, JobDependency, Metric, Worker
 from core.jobs.states import LEASED, State
 
-_CONTENTS = (Artifact, Checkpoint, Metric, Attempt, Event)
-"""What hangs on a job. Every job has an event, so a deleted job with one has not been collected yet."""
+_CONTENTS = (Artifact, Checkpoint, Metric, Event)
+"""What hangs on a job, beside its attempts. Every job has an event, so a deleted job with one has not been collected yet."""
 
 
 AT_ONCE = 1000
@@ -44,6 +45,8 @@ def uncollected(session: Session) -> Sequence[str]:
 def forget_contents(session: Session, job_id: str) -> None:
     """Remove everything that hangs on a deleted job, after its bytes are gone."""
     deleted = sa.select(Job.id).where(Job.id == job_id, Job.deleted_at.is_not(None))
+    attempts = sa.delete(Attempt).where(Attempt.job_id.in_(deleted)).returning(Attempt.outcome, Attempt.error)
+    totals.keep_attempts(session, [(outcome, error) for outcome, error in session.execute(attempts)])
     for table in _CONTENTS:
         session.execute(sa.delete(table).where(table.job_id.in_(deleted)))
 
@@ -58,7 +61,10 @@ def forget_tombstones(session: Session, seconds: float) -> int:
     ).all()
     session.execute(sa.delete(JobDependency).where(JobDependency.job_id.in_(ids) | JobDependency.needs_id.in_(ids)))
     session.execute(sa.update(Job).where(Job.parent_id.in_(ids)).values(parent_id=None))
-    session.execute(sa.delete(Job).where(Job.id.in_(ids)))
+    jobs = sa.delete(Job).where(Job.id.in_(ids)).returning(
+        Job.recipe, Job.kind, Job.state, Job.error, Job.created_at, Job.started_at, Job.finished_at
+    )
+    totals.keep_jobs(session, [tuple(row) for row in session.execute(jobs)])
     return len(ids)
 
 

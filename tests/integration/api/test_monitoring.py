@@ -10,7 +10,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.jobs import recovery, workers
+from core.jobs import recovery, totals, workers
 from core.jobs.ids import new_id
 from core.jobs.models import Job, Tick
 from core.settings import Settings
@@ -52,6 +52,24 @@ def test_jobs_queues_and_workers_as_sql_has_them(api: Api) -> None:
     assert found["distill_workers", "idle"] == 2
     assert 50 <= found["distill_reconciler_last_tick_seconds",] < 110
     assert found["process_resident_memory_bytes",] > 1e6
+
+
+def test_totals_of_attempts_and_jobs(api: Api) -> None:
+    done, broken = api.submit()["id"], api.submit()["id"]
+    before = scrape(api)
+    assert before["distill_leases_expired_total",] == 0
+    assert not any(name[0] == "distill_attempts_total" for name in before)
+    api.succeed(api.claim(done))
+    api.fail(api.claim(broken))
+    with api.database.write() as session:
+        totals.count_fence_rejection(session, "renew")
+    found = scrape(api)
+    assert found["distill_attempts_total", "succeeded"] == found["distill_attempts_total", "failed"] == 1
+    assert found["distill_jobs_finished_total", "", "dm", "succeeded"] == 1
+    assert found["distill_jobs_finished_total", "diverged", "dm", "failed"] == 1
+    assert found["distill_fence_rejections_total", "renew"] == 1
+    assert found["distill_job_run_seconds_count", "dm"] == found["distill_job_queue_seconds_count", "dm"] == 2
+    assert 0 <= found["distill_job_run_seconds_sum", "dm"] < 60
 
 
 def test_rows_that_no_message_was_sent_for(api: Api) -> None:

@@ -1,0 +1,29 @@
+"""What removed rows had counted for in the totals that Prometheus reads.
+
+Revision: 0004, after 0003. Expand only: code of the revision before goes on working.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = '0004'
+down_revision = '0003'
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        'totals',
+        sa.Column('name', sa.String(length=64), nullable=False),
+        sa.Column('labels', sa.String(length=255), nullable=False),
+        sa.Column('tenant_id', sa.String(length=64), nullable=False),
+        sa.Column('value', sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint('name', 'labels', name=op.f('pk_totals')),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table('totals')
