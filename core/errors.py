@@ -151,6 +151,11 @@ class DatabaseUnavailableError(InfrastructureError):
     code = "database_unavailable"
 
 
+class UnsafeDatabaseError(InfrastructureError):
+    code = "unsafe_database"
+    retryable = False
+
+
 class ArtifactCorruptError(InfrastructureError):
     code = "artifact_corrupt"
     retryable = False

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,7 +25,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.functions import FunctionElement
 
-from core.errors import DatabaseUnavailableError
+from core.errors import DatabaseUnavailableError, UnsafeDatabaseError
+from core.jobs.file_system import network_kind
 
 BUSY_TIMEOUT_MS = 5000
 TURN_TIMEOUT_SECONDS = 30.0
@@ -82,9 +84,20 @@ class Database:
     """An engine with two ways in: `read()` and `write()`."""
 
     def __init__(self, url: str) -> None:
+        """Connect to nothing yet.
+
+        Raises:
+            UnsafeDatabaseError: an SQLite file on a network share, where it would be damaged sooner or later.
+        """
         self.url = sa.make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
+            share = network_kind(Path(self.url.database or "."))
+            if share is not None:
+                raise UnsafeDatabaseError(
+                    f"{self.url.database} lies on a network share ({share}), where SQLite's locks do not hold; put the file on "
+                    "a local disk (DISTILL_HOME), or use PostgreSQL (DISTILL_DATABASE_URL)"
+                )
             self.engine = sa.create_engine(
                 self.url, json_serializer=_strict_json, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
             )
