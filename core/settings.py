@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     resend_crowded_seconds: float = Field(
         default=600.0, gt=0, description="The same where other messages wait in the broker's queue; both waits double.",
     )
+    visibility_seconds: int = Field(
+        default=300, gt=0, description="Redis delivers a message again that no worker acknowledged for so long.",
+    )
     checkpoint_seconds: float = Field(default=60.0, gt=0, description="Wall time between checkpoints.")
     cancel_grace_seconds: float = Field(default=5.0, gt=0, description="From SIGTERM to SIGKILL when a job is cancelled.")
     drain_seconds: float = Field(default=120.0, gt=0, description="From SIGTERM to SIGKILL when a worker shuts down.")

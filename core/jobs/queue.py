@@ -54,8 +54,8 @@ def celery_app(settings: Settings) -> Celery:
             "socket_timeout": settings.publish_timeout_seconds,  # without one, a vanished broker blocks for ever
             "socket_connect_timeout": min(3.0, settings.publish_timeout_seconds),
             "socket_keepalive": True,
-            "visibility_timeout": 300,  # matters only between delivery and early acknowledgement
-            "unacked_restore_interval": 10,
+            "visibility_timeout": settings.visibility_seconds,  # matters only between delivery and early acknowledgement
+            "unacked_restore_interval": min(10, settings.visibility_seconds),
             "unacked_restore_throttle": 1,
             "global_keyprefix": "distill:",  # several applications may share one server
             "priority_steps": sorted({*PRIORITY_LEVELS.values(), 9}),

@@ -23,6 +23,7 @@ import httpx
 import redis
 import sqlalchemy as sa
 
+from core.jobs import totals
 from core.jobs.database import Database
 from core.jobs.models import Artifact, Base, Checkpoint, Job
 from core.probe import last_state
@@ -373,6 +374,11 @@ class Stand(OverHttp):
             series = self.http.get(f"/v1/jobs/{job_id}/metrics/series", params={"max_points": 5000}).json()["series"]
             assert series["probe/value"]["steps"] == list(range(1, spec.work.steps + 1))
         return job
+
+    def fence_rejections(self) -> float:
+        """Attempts that found their job given away."""
+        with self.database.read() as session:
+            return sum(value for (name, _), value in totals.read(session).items() if name == "fence_rejections")
 
     def swept(self, job_id: str) -> set[int]:
         """Sweep until nothing of a job is left that no row names; the attempts that have objects then."""

@@ -110,3 +110,14 @@ def test_b8_replaced_by_an_empty_server(stand: Stand) -> None:
     for job in queued:
         stand.succeeded(job["id"], attempts=1, seconds=90)
     assert worker.running
+
+
+def test_trap_1_a_long_job_is_not_delivered_again(stand: Stand) -> None:
+    """Redis delivers again what stays unacknowledged for longer than the visibility time-out; a job runs much longer."""
+    workers = [stand.serving_worker(visibility_seconds=3) for _ in range(2)]
+    job = stand.probe(steps=60, seconds_per_step=0.25)
+    stand.succeeded(job["id"], attempts=1, seconds=60)
+    assert stand.messages() == 0
+    assert all(worker.running for worker in workers)
+    logs = "".join(worker.log.read_text() for worker in workers)
+    assert (logs.count("attempt_started"), logs.count("nothing_to_claim")) == (1, 0), "the message came once"

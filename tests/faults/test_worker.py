@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -182,6 +184,7 @@ def test_w8_a_zombie(stand: Stand) -> None:
     zombie.signal(signal.SIGCONT)
     gone(stand, zombie)
     stand.wait_until(lambda: "attempt_discarded" in zombie.log.read_text(), 30, "the zombie throws its work away")
+    stand.wait_until(lambda: stand.fence_rejections() == 1, 30, "the rejection is counted once")
     assert stand.succeeded(job["id"], attempts=2)["failures"] == 1
     assert stand.swept(job["id"]) == {2}
     other.kill()
@@ -374,3 +377,53 @@ def test_w16_a_hundred_messages_for_one_job(stand: Stand) -> None:
     assert sum(event["type"] == "attempt.started" for event in events) == 1
     assert not [event for event in events if event["level"] == "error"]
     assert all(worker.running for worker in workers)
+
+
+def test_trap_22_drain_during_a_checkpoint(stand: Stand) -> None:
+    """The upload that is under way when the drain begins is waited for, and the next attempt continues from there."""
+    first = stand.serving_worker()
+    put = first.store.catch(b"/checkpoints/")
+    job = stand.probe(steps=60)
+    put.wait()
+    first.signal(signal.SIGTERM)
+    stand.wait_until(lambda: not first.children(), 20 + SLACK_SECONDS, "the child has stopped")
+    put.release()
+    assert first.wait(20 + SLACK_SECONDS) == 0
+    assert stand.state(job["id"]) == "queued"
+    stand.worker()
+    assert stand.succeeded(job["id"], attempts=2)["failures"] == 0
+    assert stand.attempts(job["id"])[1]["resumed_from_step"] >= 5
+    assert stand.swept(job["id"]) == {2}
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_trap_22_cancel_at_the_instant_of_commit(stand: Stand, before: bool) -> None:
+    """A cancel that is accepted wins; one that comes when the commit is on its way is refused."""
+    worker = stand.serving_worker()
+    held = (
+        worker.store.catch(b"/artifacts/probe.bin", answer=True) if before
+        else worker.db.catch(b"COMMIT", after=b"INSERT INTO artifacts")
+    )
+    job = stand.probe(steps=5)
+    held.wait()
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: answers.append(stand.http.post(f"/v1/jobs/{job['id']}/cancel")))
+    asking.start()
+    if before:
+        asking.join(20 + SLACK_SECONDS)
+    else:
+        time.sleep(1)  # it waits for the row that the commit holds
+        assert answers == []
+    held.release()
+    asking.join(20 + SLACK_SECONDS)
+    answer = answers[0]
+    if before:
+        assert (answer.status_code, answer.json()["state"]) == (202, "cancelling")
+        stand.in_state(job["id"], "cancelled")
+        assert stand.artifacts(job["id"]) == {}
+        assert stand.swept(job["id"]) == set()
+    else:
+        assert (answer.status_code, answer.json()["code"]) == (409, "job_already_terminal")
+        stand.succeeded(job["id"], attempts=1)
+    ends = [event["data"]["state"] for event in stand.events(job["id"]) if event["type"] == "job.state"]
+    assert ("cancelled" in ends) != ("succeeded" in ends)
