@@ -4,6 +4,7 @@
 PYTHON ?= python3
 DATASET ?= digits
 IPC ?= 1
+FAULTS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,8 +35,8 @@ recipes: $(STAMP) ## run every recipe as a job over HTTP; minutes
 stats: $(STAMP) ## run the statistical tests on real data; minutes to hours
 	$(BIN)/python -m pytest tests/statistical
 
-faults: $(STAMP) ## kill, freeze and cut off real processes and servers; up to half an hour
-	$(BIN)/python -m pytest tests/faults
+faults: $(STAMP) ## kill, freeze and cut off real processes and servers; up to half an hour. FAULTS='not long': minutes
+	$(BIN)/python -m pytest tests/faults -m '$(FAULTS)'
 
 bench: $(STAMP) ## measure speed against plain implementations
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name || exit 1; done
