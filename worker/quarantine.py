@@ -18,6 +18,7 @@ from worker.host import Host
 
 log = structlog.get_logger(__name__)
 
+
 def stay(database: Database, settings: Settings, host: Host, reason: str, draining: threading.Event) -> None:
     """Return once the device has passed the self-test, or the worker has to go."""
     log.error("quarantined", reason=reason)
