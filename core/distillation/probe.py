@@ -51,7 +51,7 @@ def probe(engine: Engine) -> FirstStep:
     engine.trial()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return FirstStep(time.perf_counter() - started, peak_memory_bytes(device), engine.chunk_images)
+    return FirstStep(time.perf_counter() - started, peak_memory_bytes(device), images_at_once(engine))
 
 
 def _fit_host(engine: Engine, free: int | None = None) -> None:
@@ -69,6 +69,14 @@ def _fit_host(engine: Engine, free: int | None = None) -> None:
             )
         if piece.cut:
             engine.chunk_images = min(engine.chunk_images, int(left / per_image))
+
+
+def images_at_once(engine: Engine) -> int:
+    """Synthetic images whose graph a step keeps at once: a chunk, or what the losses of a whole piece say."""
+    return max(
+        min(engine.chunk_images, engine.num_images(piece.plan)) if piece.cut else least_images(engine, piece)
+        for piece in engine.pieces
+    )
 
 
 def least_images(engine: Engine, piece: Piece) -> int:

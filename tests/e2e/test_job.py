@@ -80,6 +80,7 @@ def test_submit_watch_download_and_train(service: Service, tmp_path: Path) -> No
     assert series["steps"] == sorted(set(series["steps"]))
 
 
+@pytest.mark.parametrize("service", ["server"], indirect=True)
 def test_a_killed_worker_leads_to_one_result_with_the_same_bytes(service: Service) -> None:
     undisturbed = service.submit(**LONG, seed=11)
     assert service.finished(undisturbed["id"])["state"] == "succeeded", service.logs()

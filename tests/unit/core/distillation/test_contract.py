@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 import pytest
 import torch
 
+from core.catalogue import dataset_info
 from core.data.real_set import RealSet
 from core.distillation.build import build
 from core.distillation.distil import distil
@@ -22,8 +23,10 @@ from core.specs.models import ModelsSpec
 from core.specs.network import NetworkSpec
 from core.specs.objective import ObjectiveSpec
 from core.specs.selection import SelectionSpec
+from core.specs.storage import images_per_class
 from core.specs.synthetic import LabelsSpec, OptimizerSpec, ParameterizationSpec
 from core.specs.terms import TermSpec
+from tests.unit.core.distillation.real_sets import real_set
 from tests.unit.core.distillation.resumption import assert_resumes_exactly
 
 pytestmark = pytest.mark.unit
@@ -160,3 +163,11 @@ class TestEveryKind:
             return Engine(build(spec, digits, experts), digits, seed=spec.seed, num_iterations=4, record=Record())
 
         assert_resumes_exactly(engine)
+
+    def test_imbalanced_classes_smaller_than_a_batch(self, spec: DistillationSpec) -> None:
+        least = images_per_class(spec.method.parameterization, spec.ipc, dataset_info("digits")).initial  # fewer are refused
+        data = real_set([least + more for more in (1, 20, 7, 40, 0, 9, 30, 5, 4, 60)], (1, 8, 8))
+        result = distil(spec, data, TrainedHere(data))
+        assert result.images.isfinite().all()
+        assert not torch.equal(result.images, result.initial)
+        assert set(result.classes.tolist()) == set(range(10))

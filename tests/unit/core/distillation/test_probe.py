@@ -47,6 +47,7 @@ def test_nothing_moves_and_the_result_is_the_same(digits: RealSet, small_spec: A
     assert bytes_of(probed) == before
     assert first.seconds > 0.0
     assert first.peak_memory_bytes > 2**20
+    assert first.chunk_images == 20
     for engine in (plain, probed):
         engine.run(4, Hooks())
     assert bytes_of(plain) == bytes_of(probed)
@@ -75,7 +76,7 @@ def test_a_trajectory_keeps_the_graph_of_one_batch_or_of_all_steps(
     assert of_image(engine) == 4 * GRAPH_COPIES * copies * engine.parts.net.activations_per_image
     assert probe.bytes_per_step(engine) == 4 * (3 + PATH_VECTORS) * engine.parts.net.num_parameters
     before = bytes_of(engine)
-    probe.probe(engine)
+    assert probe.probe(engine).chunk_images == 7
     assert bytes_of(engine) == before
 
 
