@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from core.errors import DatasetUnreadableError, DistillError, DivergedError, HostMemoryError, InvalidInputError, SpecError
-from core.progress import Hooks, Stopped
+from core.progress import Delegated, Hooks, Stopped
 from core.specs.job import JobSpec, parse_job_spec
-from core.specs.report import ErrorLine, ExitCode, JobFile, MetricLine, Phase, PhaseLine, ProgressLine, WarningLine
+from core.specs.report import ErrorLine, ExitCode, JobFile, MetricLine, Phase, PhaseLine, ProgressLine, UnitsLine, WarningLine
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +214,9 @@ def serve(
         run(Path(arguments[0]), lines, hooks)
     except Stopped:
         return int(ExitCode.STOPPED)
+    except Delegated as rest:
+        lines.write(UnitsLine(units=rest.units))
+        return int(ExitCode.WAITING)
     except Exception as error:
         log.exception("job_failed")
         code, message, exit_code, detail = failure_of(error)

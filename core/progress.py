@@ -19,6 +19,14 @@ class Stopped(Exception):  # noqa: N818 - a request, not an error
     """The caller asked to stop; everything worth keeping is in the record and in the checkpoint."""
 
 
+class Delegated(Exception):  # noqa: N818 - a request, not an error
+    """The rest of the evaluation is for other jobs; a checkpoint of the finished set was written."""
+
+    def __init__(self, units: tuple[str, ...]) -> None:
+        super().__init__(f"{len(units)} units are for other jobs")
+        self.units = units
+
+
 class Hooks:
     """Does nothing and never stops; a child process overrides what it needs. All calls are cheap and made by wall time."""
 

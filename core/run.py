@@ -18,7 +18,7 @@ from core.child import failure_of as failure_without_torch
 from core.errors import DeviceFaultError, DeviceMemoryError
 from core.run_distillation import Distillation
 from core.run_experts import train_experts
-from core.specs.job import DistillationSpec, ExpertsSpec, ProbeSpec
+from core.specs.job import DistillationSpec, EvaluationJobSpec, ExpertsSpec, ProbeSpec
 from core.specs.report import ExitCode
 
 
@@ -28,6 +28,7 @@ def run(folder: Path, lines: Lines, hooks: ChildHooks) -> None:
     Raises:
         SpecError: `job.json` is missing or is not one this version understands.
         Stopped: SIGTERM came; what is worth keeping was written.
+        Delegated: other jobs are to do the rest; what they need was written.
         JobFailure: the job cannot finish.
     """
     file, spec = read_job(folder)
@@ -36,6 +37,8 @@ def run(folder: Path, lines: Lines, hooks: ChildHooks) -> None:
     match spec:
         case DistillationSpec():
             Distillation(attempt, spec).run()
+        case EvaluationJobSpec():
+            Distillation(attempt, spec.distillation).evaluate_only(spec.units)
         case ExpertsSpec():
             train_experts(attempt, spec)
         case ProbeSpec():

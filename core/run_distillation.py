@@ -1,4 +1,8 @@
-"""A job of kind `distillation`: distil, evaluate, write the artifacts."""
+"""A job of kind `distillation`: distil, evaluate, write the artifacts; and one of kind `evaluation`, which does a part of it.
+
+An evaluation of many units is given away: the finished set lies in the checkpoint, other jobs train the networks, and the job
+that made the set goes on with what they found out.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,19 @@ from core.data.real_set import RealSet
 from core.distillation import resume
 from core.distillation.distil import Distilled, distil
 from core.distillation.engine import Engine
-from core.evaluation.evaluate import evaluate
+from core.errors import InvalidInputError
+from core.evaluation.evaluate import ACCURACY_SERIES, LOSS_SERIES, evaluate, units
 from core.evaluation.held_out import HeldOut
 from core.experts import FromFiles
 from core.machine import device_name, peak_memory_bytes, versions
-from core.progress import Record, Stopped
+from core.progress import Delegated, Record, Stopped
+from core.report.numbers import write_json
 from core.report.outcome import Outcome, Score, Whitened
 from core.specs.job import DistillationSpec
-from core.specs.report import EXPERTS_DIR, ResultLine
+from core.specs.report import EXPERTS_DIR, ArtifactLine, EvaluatedUnits, ResultLine
 from core.specs.storage import images_per_class
+
+UNITS = "units.json"
 
 
 class Distillation:
@@ -37,6 +45,7 @@ class Distillation:
 
         Raises:
             Stopped: SIGTERM came; a checkpoint was written.
+            Delegated: the evaluation is for other jobs; a checkpoint was written.
             JobFailure: the job cannot finish.
         """
         spec, attempt, hooks = self.spec, self.attempt, self.attempt.hooks
@@ -44,6 +53,7 @@ class Distillation:
         checkpoint = self._checkpoint_to_resume()
         if checkpoint is not None:
             self.record, self.resumed_from = checkpoint.record, checkpoint.step
+        self._take_evaluated()
         if warning := attempt.unverified(data):
             self.record.warn(hooks, "dataset_unverified", warning)
         hooks.phase("distilling", spec.method.num_networks or spec.method.max_iterations)
@@ -62,17 +72,64 @@ class Distillation:
             ),
         )
         save = partial(self._save, distilled.engine)
+        save()
+        left = tuple(unit.key for unit in units(spec.evaluation) if unit.key not in self.record.units)
+        if 0 < attempt.file.units_per_job < len(left):
+            raise Delegated(left)
+        self._report(distilled, self._evaluate(distilled, data, experts), data)
+
+    def evaluate_only(self, only: tuple[str, ...]) -> None:
+        """Evaluate some units of the set that another job has finished, and write what was found out.
+
+        Raises:
+            Stopped: SIGTERM came; a checkpoint with the finished units was written.
+            InvalidInputError: there is no such set.
+        """
+        checkpoint = self._checkpoint_to_resume()
+        if checkpoint is None:
+            raise InvalidInputError("the set that is to be evaluated has gone: the job that made it is over")
+        data = self.attempt.real_set(self.spec)
+        self.record = checkpoint.record
+        # What its maker evaluated besides stays its own: only these units' curves and times are told.
+        self.record.units = {key: value for key, value in self.record.units.items() if key in only}
+        experts = FromFiles(self.attempt.folder / EXPERTS_DIR, self.spec, data)
+        distilled = distil(self.spec, data, experts, hooks=self.attempt.hooks, resume=checkpoint, record=self.record)
+        self._evaluate(distilled, data, experts, only)
+        found = EvaluatedUnits(
+            units={key: self.record.units[key] for key in only}, seconds=self.record.seconds["evaluating"],
+            series={name: self.record.series[name] for name in (LOSS_SERIES, ACCURACY_SERIES) if name in self.record.series},
+        )
+        out = self.attempt.folder / "out"
+        out.mkdir(exist_ok=True)
+        write_json(out / UNITS, found.model_dump(mode="json"))
+        self.attempt.lines.write(
+            ArtifactLine(kind="evaluation", name=UNITS, file=f"{out.name}/{UNITS}", media_type="application/json")
+        )
+        self.attempt.lines.write(ResultLine(summary=found.model_dump(mode="json")))
+
+    def _take_evaluated(self) -> None:
+        """What other jobs have evaluated counts as finished."""
+        for found in self.attempt.file.evaluated:
+            if found.units.keys() <= self.record.units.keys():
+                continue  # taken before the checkpoint
+            self.record.units |= found.units
+            self.record.series |= found.series
+            self.record.seconds["evaluating"] = self.record.seconds.get("evaluating", 0.0) + found.seconds
+
+    def _evaluate(
+        self, distilled: Distilled, data: RealSet, experts: FromFiles, only: tuple[str, ...] | None = None
+    ) -> list[Score]:
+        spec, save = self.spec, partial(self._save, distilled.engine)
         try:
-            save()
-            scores = evaluate(
+            return evaluate(
                 spec.evaluation, data, distilled.images, distilled.labels, ipc=spec.ipc, seed=spec.seed, experts=experts,
                 parameterization=distilled.engine.parts.parameterization, learned_rate=distilled.learned_rate,
-                record=self.record, hooks=hooks, save=save, save_seconds=save_seconds,
+                record=self.record, hooks=self.attempt.hooks, save=save,
+                save_seconds=self.attempt.file.checkpoint_seconds, only=only,
             )
         except Stopped:
             save()
             raise
-        self._report(distilled, scores, data)
 
     def _checkpoint_to_resume(self) -> resume.Checkpoint | None:
         path, revision = self.attempt.checkpoint, self.attempt.file.code_revision

@@ -58,6 +58,10 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=120.0, gt=0, description="From SIGTERM to SIGKILL when a worker shuts down.")
     stall_seconds: float = Field(default=900.0, gt=0, description="No word from a child for this long means it hangs.")
     retry_backoff_seconds: float = Field(default=30.0, gt=0, description="First wait before another attempt; doubles.")
+    evaluation_units: int = Field(
+        default=20, ge=0,
+        description="An evaluation with more networks left is given to jobs of its own, so many networks each; 0: never.",
+    )
     patience_seconds: float = Field(
         default=3600.0, gt=0, description="How long results wait on the worker's disk for a store or a database that is away."
     )

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
 
 from core.catalogue import DatasetInfo, dataset_info
-from core.errors import DatabaseUnavailableError, DeviceFaultError, DistillError, InfrastructureError
+from core.errors import DatabaseUnavailableError, DeviceFaultError, DistillError, InfrastructureError, StoreUnavailableError
 from core.jobs import dependencies, totals
 from core.jobs.database import Database
 from core.jobs.leases import Claim, LostLeaseError
-from core.jobs.models import Artifact
+from core.jobs.models import Artifact, Checkpoint
 from core.jobs.states import State
 from core.settings import Settings
-from core.specs.job import ExpertsSpec, ProbeSpec, parse_job_spec
-from core.specs.report import ExitCode, JobFile
-from core.specs.requirements import required_experts
+from core.specs.job import DistillationSpec, EvaluationJobSpec, NeededSpec, ProbeSpec, parse_job_spec
+from core.specs.report import EvaluatedUnits, ExitCode, JobFile
+from core.specs.requirements import evaluation_jobs, required_experts
 from core.store.objects import Objects, remove_tree
 from worker.child import Child, environment
 from worker.collector import Collector
@@ -56,7 +57,7 @@ class Attempt:
         self._folder = host.job_dir(claim.lease.job_id, claim.lease.attempt)
         self._started = time.monotonic()
         self._stop: Stop | None = None
-        self._needed: dict[str, ExpertsSpec] = {}
+        self._needed: Mapping[str, NeededSpec] = {}
         self._keeper = Keeper(database, claim.lease, settings)
         self._collector = Collector(database, store, claim.lease, self._folder)
         self._settlement = Settlement(
@@ -112,7 +113,8 @@ class Attempt:
             if prepared.verdict is not Verdict.COMMIT:
                 return prepared
             self._write_job_file(dataset_dir=str(folder))
-            return self._watch("core.run", [str(self._folder)])
+            conclusion = self._watch("core.run", [str(self._folder)])
+            return self._delegated() if conclusion.verdict is Verdict.WAIT else conclusion
         except DatabaseUnavailableError:
             raise
         except InfrastructureError as error:
@@ -124,6 +126,17 @@ class Attempt:
             return Conclusion(Verdict.FAIL, error.code, error.message, error.retryable)
         except OSError as error:
             return Conclusion(Verdict.FAIL, "internal", f"the job directory cannot be used: {error.strerror}")
+
+    def _delegated(self) -> Conclusion:
+        """The child leaves units of its evaluation to other jobs, which read the set in the checkpoint it has written."""
+        assert isinstance(self.spec, DistillationSpec)
+        if not self._collector.checkpoint_stored:
+            text = "the finished set could not be stored for the jobs that evaluate it"
+            return Conclusion(Verdict.GIVE_BACK, StoreUnavailableError.code, text)
+        self._needed = evaluation_jobs(
+            self._claim.lease.job_id, self.spec, self._collector.units, self._settings.evaluation_units
+        )
+        return Conclusion(Verdict.WAIT)
 
     def _fetch_experts(self) -> bool:
         """Bring the pools of networks that the job needs here; False when one has to be trained first."""
@@ -142,11 +155,21 @@ class Attempt:
             "core.data.prepare", [info.name, "--data-root", str(self._settings.data_dir), "--out", str(folder)]
         )
 
+    def _find_what_others_made(self) -> tuple[Checkpoint | None, list[EvaluatedUnits]]:
+        """Where to go on, and what other jobs have evaluated meanwhile."""
+        job_id, own = self._claim.lease.job_id, self._claim.checkpoint
+        with self._database.read() as session:
+            if own is None and isinstance(self.spec, EvaluationJobSpec):
+                own = dependencies.checkpoint_of_parent(session, job_id)
+            return own, dependencies.evaluated(session, job_id)
+
     def _write_job_file(self, dataset_dir: str) -> None:
+        checkpoint, evaluated = self._settlement.patiently(self._find_what_others_made)
         job = JobFile(
             job_id=self._claim.lease.job_id, attempt=self._claim.lease.attempt, spec=self._claim.spec,
             dataset_dir=dataset_dir,
-            checkpoint=fetch_checkpoint(self._store, self._claim.checkpoint, self._folder),
+            checkpoint=fetch_checkpoint(self._store, checkpoint, self._folder),
+            units_per_job=self._settings.evaluation_units, evaluated=tuple(evaluated),
             threads=self._host.threads, checkpoint_seconds=self._settings.checkpoint_seconds,
             max_trajectory_bytes=self._settings.max_trajectory_bytes,
             code_revision=self._host.code_revision,
@@ -194,7 +217,7 @@ class Attempt:
         self._flush()
         if module in JOB_MODULES and code == 0 and not (self._collector.summary and self._collector.artifacts):
             code = int(ExitCode.INTERNAL)  # it says that all went well, but not what it made
-        if code not in (0, 75):
+        if code not in (ExitCode.OK, ExitCode.STOPPED, ExitCode.WAITING):
             log.warning("child_ended", exit_code=code, log_tail=child.log_tail())
         return conclude(
             code, self._stop, self._keeper.state, self._collector.error, short_of_memory=oom_kills() > kills_before

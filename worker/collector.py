@@ -28,6 +28,7 @@ from core.specs.report import (
     PhaseLine,
     ProgressLine,
     ResultLine,
+    UnitsLine,
     WarningLine,
 )
 from core.store.keys import checkpoint_key
@@ -62,6 +63,10 @@ class Collector:
         self._waiting: Callable[[], None] | None = None
         self._checkpoints = 0
         self._not_stored: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.checkpoint_stored = False
+        """Whether the last checkpoint whose upload has ended is registered."""
+        self.units: tuple[str, ...] = ()
+        """What the child leaves to other jobs."""
         self.error: ErrorLine | None = None
         self.artifacts: list[ArtifactLine] = []
         self.summary: dict[str, Any] = {}
@@ -81,6 +86,8 @@ class Collector:
                 self._keep(line)
             case ArtifactLine():
                 self.artifacts.append(line)
+            case UnitsLine():
+                self.units = line.units
             case WarningLine():
                 self._warn(line.code, line.message)
             case ErrorLine():
@@ -186,9 +193,11 @@ class Collector:
                 )
                 with self._database.write() as session:
                     older = reports.add_checkpoint(session, self._lease, line.step, file)
+                self.checkpoint_stored = True
                 self._store.delete(*older)
             except (StoreUnavailableError, DatabaseUnavailableError, LostLeaseError) as error:
                 log.warning("checkpoint_not_registered", step=line.step, error=str(error))
+                self.checkpoint_stored = False
                 self._not_stored.put(line.step)
             finally:
                 pinned.unlink(missing_ok=True)

@@ -148,6 +148,8 @@ def conclude(
         return Conclusion(Verdict.CANCELLED)
     if exit_code == ExitCode.OK:
         return Conclusion(Verdict.COMMIT)
+    if exit_code == ExitCode.WAITING:
+        return Conclusion(Verdict.WAIT)
     if stop is Stop.TIMEOUT:
         return Conclusion(Verdict.FAIL, "timeout", "the attempt ran longer than timeout_seconds")
     if stop is Stop.STALL:

@@ -23,7 +23,7 @@ from core.jobs.leases import Claim, LostLeaseError, StoredFile
 from core.jobs.models import Job
 from core.jobs.states import State
 from core.settings import Settings
-from core.specs.job import ExpertsSpec
+from core.specs.job import NeededSpec
 from core.specs.report import ArtifactLine
 from core.store.keys import artifact_key
 from core.store.objects import Objects, sha256_of
@@ -61,7 +61,7 @@ class Settlement:
         """Free the thread; what nobody waits for any more ends on its own."""
         self._uploads.shutdown(wait=False)
 
-    def settle(self, conclusion: Conclusion, needed: Mapping[str, ExpertsSpec]) -> State:
+    def settle(self, conclusion: Conclusion, needed: Mapping[str, NeededSpec]) -> State:
         """Write the end of the attempt; the job's state afterwards.
 
         Args:
@@ -204,7 +204,7 @@ class Settlement:
         with self._database.write() as session:
             return leases.give_back(session, self._claim.lease, message, after_seconds=self.retry_delay)
 
-    def _write_waiting(self, needed: Mapping[str, ExpertsSpec]) -> State:
+    def _write_waiting(self, needed: Mapping[str, NeededSpec]) -> State:
         try:
             with self._database.write() as session:
                 return leases.wait(session, self._claim.lease, needed)

@@ -69,7 +69,8 @@ class JobView(BaseModel):
     id: str
     object: Literal["job"] = "job"
     kind: str = Field(
-        description="`distillation`; `probe`: a smoke test; `experts`: networks trained on the real set for others."
+        description="`distillation`; `probe`: a smoke test; `experts`: networks trained on the real set for others; "
+        "`evaluation`: networks trained on the set of its parent."
     )
     state: State
     state_reason: Reason | None

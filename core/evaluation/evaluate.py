@@ -9,7 +9,7 @@ read at the end of each unit and nowhere else.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -76,6 +76,7 @@ def evaluate(
     hooks: Hooks | None = None,
     save: Callable[[], None] | None = None,
     save_seconds: float = 60.0,
+    only: Collection[str] | None = None,
 ) -> list[Score]:
     """Run the units that the record lacks and return the scores of all.
 
@@ -93,6 +94,7 @@ def evaluate(
         hooks: told about progress; may ask to stop.
         save: called after units, when the last call is `save_seconds` ago, and when stopping.
         save_seconds: wall time between calls of `save`.
+        only: keys of the units that are wanted; all of them when absent.
 
     Raises:
         InvalidInputError: a pool that a baseline needs is missing, or the protocol asks for a learned rate and there is none.
@@ -104,12 +106,13 @@ def evaluate(
     )
     num_images = len(labels) // parameterization.num_variants
     runner = _Runner(spec, data, sets, seed, record, hooks, num_images=num_images, rate=rate_for(spec, learned_rate))
+    wanted = [unit for unit in runner.units if only is None or unit.key in only]
     hooks.phase("evaluating", len(runner.units) * runner.passes)
     saved = started = time.monotonic()
     before = record.seconds.get("evaluating", 0.0)
     try:
         for position, unit in enumerate(runner.units):
-            if unit.key in record.units:
+            if unit.key in record.units or unit not in wanted:
                 continue
             record.units[unit.key] = runner.accuracy(unit, position)
             record.seconds["evaluating"] = before + time.monotonic() - started
@@ -118,7 +121,7 @@ def evaluate(
                 saved = time.monotonic()
     finally:
         record.seconds["evaluating"] = before + time.monotonic() - started
-    return list(_scores(runner.units, record))
+    return list(_scores(wanted, record))
 
 
 class _Runner:

@@ -1,6 +1,6 @@
-"""Jobs that wait for other jobs: pools of trained networks, each trained once however many jobs need it.
+"""Jobs that wait for other jobs: pools of trained networks, each trained once however many jobs need it, and evaluations.
 
-A job that lacks a pool ends its attempt as `waiting` (`leases.wait`). The jobs that train what is missing, and the edges to
+A job that lacks something ends its attempt as `waiting` (`leases.wait`). The jobs that train what is missing, and the edges to
 them, are written in the same transaction; the unique content key makes one job of two that are asked for at once. Whatever
 ends a job calls `ended` in its own transaction, which wakes the jobs that wait for it, or fails them. Edges stay as history.
 
@@ -20,14 +20,18 @@ from sqlalchemy.orm import Session, aliased
 from core.jobs import events
 from core.jobs.creation import columns
 from core.jobs.database import insert_into
-from core.jobs.models import Artifact, Job, JobDependency
+from core.jobs.models import Artifact, Checkpoint, Job, JobDependency
 from core.jobs.states import State
-from core.specs.job import ExpertsSpec
+from core.specs.job import NeededSpec
+from core.specs.report import EvaluatedUnits
 
-EXPERTS_FAILED = "experts_failed"
-"""Error code of a job whose networks could not be trained."""
+FAILED_CODES = {"experts": "experts_failed", "evaluation": "evaluation_failed"}
+"""Error code of a job by the kind of the one that it needed and that ended badly."""
+_WORK = {"experts": "trains networks for this job", "evaluation": "evaluates the set of this job"}
 
 _FRESH = {"populate_existing": True}
+_ENDS_UNNEEDED = sa.or_(Job.state == State.QUEUED, sa.and_(Job.kind == "evaluation", Job.state == State.RUNNING))
+"""Jobs that end when nobody waits for them."""
 
 
 def finished_pools(session: Session, tenant_id: str, keys: Iterable[str]) -> dict[str, Artifact]:
@@ -42,12 +46,34 @@ def finished_pools(session: Session, tenant_id: str, keys: Iterable[str]) -> dic
     return {key: artifact for key, artifact in rows if key is not None}
 
 
+def evaluated(session: Session, job_id: str) -> list[EvaluatedUnits]:
+    """What other jobs have evaluated for a job."""
+    results = session.scalars(
+        sa.select(Job.result)
+        .join(JobDependency, JobDependency.needs_id == Job.id)
+        .where(JobDependency.job_id == job_id, Job.kind == "evaluation", Job.state == State.SUCCEEDED)
+        .order_by(Job.id)
+    )
+    return [EvaluatedUnits.model_validate(result["summary"]) for result in results if result is not None]
+
+
+def checkpoint_of_parent(session: Session, job_id: str) -> Checkpoint | None:
+    """The newest checkpoint of the job that asked for a job; none when that is over."""
+    return session.scalar(
+        sa.select(Checkpoint)
+        .join(Job, Job.parent_id == Checkpoint.job_id)
+        .where(Job.id == job_id)
+        .order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())
+        .limit(1)
+    )
+
+
 def forget(session: Session, job_id: str) -> None:
     """Free the content key of a job whose file is lost: who needs the pool next has it trained anew."""
     session.execute(sa.update(Job).where(Job.id == job_id).values(content_key=None, version=Job.version + 1))
 
 
-def require(session: Session, waiter: Job, needed: Mapping[str, ExpertsSpec], at: datetime) -> None:
+def require(session: Session, waiter: Job, needed: Mapping[str, NeededSpec], at: datetime) -> None:
     """See to it that a job exists for every content key, lock these jobs, and note that `waiter` needs them.
 
     The caller has not written the waiter's row yet.
@@ -66,14 +92,14 @@ def require(session: Session, waiter: Job, needed: Mapping[str, ExpertsSpec], at
     session.execute(insert_into(session, JobDependency).on_conflict_do_nothing(), edges)
 
 
-def _create(session: Session, waiter: Job, needed: Mapping[str, ExpertsSpec], at: datetime) -> None:
+def _create(session: Session, waiter: Job, needed: Mapping[str, NeededSpec], at: datetime) -> None:
     """Insert the jobs that nobody else has asked for; wait for whoever asks at this moment."""
     rows = [
         columns(spec, waiter.tenant_id, at) | {"content_key": key, "parent_id": waiter.id} for key, spec in needed.items()
     ]
     insert = insert_into(session, Job).on_conflict_do_nothing(index_elements=["tenant_id", "content_key"])
     for job in session.scalars(insert.values(rows).returning(Job)).all():
-        events.append(session, job, [events.state_event(State.QUEUED, f"{waiter.id} needs these networks")], at)
+        events.append(session, job, [events.state_event(State.QUEUED, f"{waiter.id} needs it")], at)
 
 
 def settle(session: Session, waiter: Job, at: datetime) -> State:
@@ -81,18 +107,18 @@ def settle(session: Session, waiter: Job, at: datetime) -> State:
     needed = _needed(session, waiter.id)
     broken = next((job for job in needed if job.state in {State.FAILED, State.CANCELLED}), None)
     if broken is not None:
-        message = f"{broken.id}, which trains networks for this job, {_how_it_ended(broken)}"
+        message = f"{broken.id}, which {_WORK[broken.kind]}, {_how_it_ended(broken)}"
         error = {
-            "code": EXPERTS_FAILED, "message": message, "retryable": False, "attempt": waiter.attempt,
+            "code": FAILED_CODES[broken.kind], "message": message, "retryable": False, "attempt": waiter.attempt,
             "detail": {"job_id": broken.id, "error": broken.error},
         }
-        reason = {"code": EXPERTS_FAILED, "message": message}
+        reason = {"code": FAILED_CODES[broken.kind], "message": message}
         _move(session, waiter, at, State.FAILED, message, finished_at=at, error=error, reason=reason, content_key=None)
         ended(session, waiter, at)
         return State.FAILED
     if all(job.state == State.SUCCEEDED for job in needed):
         _move(
-            session, waiter, at, State.QUEUED, "the networks that the job needs are trained", reason=None,
+            session, waiter, at, State.QUEUED, "the jobs that it needs are finished", reason=None,
             queued_at=at, next_run_at=at, sent_at=None, send_count=0,
         )
         return State.QUEUED
@@ -114,29 +140,35 @@ def ended(session: Session, job: Job, at: datetime) -> None:
 
 
 def lock_needed(session: Session, tenant_id: str, job_id: str) -> list[str]:
-    """Lock the queued jobs that a job needs, before the caller locks the job itself; their ids."""
+    """Lock what ends with a job of those that it needs, before the caller locks the job itself; their ids."""
     rows = session.scalars(
         sa.select(Job.id)
         .join(JobDependency, JobDependency.needs_id == Job.id)
-        .where(JobDependency.job_id == job_id, Job.tenant_id == tenant_id, Job.state == State.QUEUED)
+        .where(JobDependency.job_id == job_id, Job.tenant_id == tenant_id, _ENDS_UNNEEDED)
         .order_by(Job.id).with_for_update(of=Job, key_share=True)
     )
     return list(rows)
 
 
 def cancel_unneeded(session: Session, job_ids: Sequence[str], at: datetime) -> None:
-    """Cancel those of some locked jobs that are queued and that no job waits for any more; what runs goes on."""
+    """Cancel those of some locked jobs that no job waits for any more.
+
+    A training that runs goes on, as others will want its networks; an evaluation is of use to its parent alone.
+    """
     waiter = aliased(Job)
     wanted = sa.exists().where(
         JobDependency.needs_id == Job.id, JobDependency.job_id == waiter.id, waiter.state == State.WAITING
     )
     idle = session.scalars(
-        sa.select(Job).where(Job.id.in_(job_ids), Job.state == State.QUEUED, ~wanted), execution_options=_FRESH
+        sa.select(Job).where(Job.id.in_(job_ids), _ENDS_UNNEEDED, ~wanted), execution_options=_FRESH
     ).all()
-    message = "no job waits for these networks any more"
+    message = "no job waits for it any more"
     for job in idle:
         reason = {"code": "not_needed", "message": message}
-        _move(session, job, at, State.CANCELLED, message, finished_at=at, reason=reason, content_key=None)
+        if job.state == State.QUEUED:
+            _move(session, job, at, State.CANCELLED, message, finished_at=at, reason=reason, content_key=None)
+        else:
+            _move(session, job, at, State.CANCELLING, message, reason=reason, content_key=None)
 
 
 def waiting_for(session: Session, tenant_id: str, job_ids: Sequence[str]) -> dict[str, list[str]]:
@@ -173,7 +205,7 @@ def _how_it_ended(job: Job) -> str:
 
 
 def _move(session: Session, job: Job, at: datetime, state: State, message: str, **values: Any) -> None:
-    """Change the state of a job that is locked and not leased."""
+    """Change the state of a job that is locked."""
     moved = session.scalar(
         sa.update(Job).where(Job.id == job.id, Job.state == job.state)
         .values(state=state, version=Job.version + 1, **values).returning(Job),

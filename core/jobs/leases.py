@@ -20,7 +20,7 @@ from core.jobs.ids import new_id
 from core.jobs.metrics import MetricPoint, put_metrics
 from core.jobs.models import Artifact, Attempt, Checkpoint, Job
 from core.jobs.states import LEASED, State
-from core.specs.job import ExpertsSpec
+from core.specs.job import ExpertsSpec, NeededSpec
 
 RETRIED_ONCE = frozenset({"stalled"})
 """Error codes that may be chance the first time, and are the job's own fault the second."""
@@ -213,7 +213,7 @@ def _repeated(session: Session, lease: Lease, code: str) -> bool:
     return any(error is not None and error["code"] == code for error in errors)
 
 
-def wait(session: Session, lease: Lease, needed: Mapping[str, ExpertsSpec]) -> State:
+def wait(session: Session, lease: Lease, needed: Mapping[str, NeededSpec]) -> State:
     """End the attempt because the job needs what other jobs make, by content key; those that nobody asked for yet are inserted.
 
     Not counted as a failure.
@@ -229,11 +229,12 @@ def wait(session: Session, lease: Lease, needed: Mapping[str, ExpertsSpec]) -> S
         return State.CANCELLED
     current = owned(session.scalar(sa.select(Job).where(fence(lease, State.RUNNING))), lease)
     dependencies.require(session, current, needed, at)
-    message = "the job waits for networks that other jobs train"
+    training = any(isinstance(spec, ExpertsSpec) for spec in needed.values())
+    message = "the job waits for networks that other jobs train" if training else "the job waits for jobs that evaluate its set"
     job = owned(
         update(
             session, fence(lease, State.RUNNING), state=State.WAITING, lease_until=None, boot_id=None, progress=None,
-            reason={"code": "waiting_for_experts", "message": message},
+            reason={"code": "waiting_for_experts" if training else "waiting_for_evaluation", "message": message},
         ),
         lease,
     )

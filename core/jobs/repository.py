@@ -242,7 +242,8 @@ class Jobs:
     def cancel(self, job_id: str, reason: str) -> Job:
         """Ask for a job to stop: at once when it waits, through its supervisor when it runs. Repeating changes nothing.
 
-        Jobs that wait for it fail when it has stopped. Queued jobs that it alone waits for are cancelled with it.
+        Jobs that wait for it fail when it has stopped. Queued jobs that it alone waits for, and its evaluation, are cancelled
+        with it.
 
         Raises:
             NotFoundError: this tenant has no such job.

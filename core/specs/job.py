@@ -147,6 +147,23 @@ class ExpertsSpec(DataOptions):
         return digest(part | {"deterministic": self.resources.deterministic})
 
 
+class EvaluationJobSpec(DataOptions):
+    """Some units of the evaluation of another job, its parent, which made the set. Clients do not send it."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    spec_version: Literal[1] = 1
+    distillation: DistillationSpec
+    """The parent's specification: data, preprocessing, protocol and seed are its."""
+
+    units: tuple[str, ...] = Field(min_length=1)
+    """Networks to train and test, as the evaluation names them: `distilled/0`."""
+
+    @property
+    def preprocessing(self) -> PreprocessingSpec:
+        """How images become what networks see."""
+        return self.distillation.preprocessing
+
+
 class ProbeRequest(RunOptions):
     """`POST /v1/jobs` with `kind: probe`: a job without data or mathematics that takes every way a real one takes."""
 
@@ -170,7 +187,10 @@ REQUESTS: dict[str, type[JobRequest] | type[ProbeRequest]] = {"distillation": Jo
 RequestedSpec = DistillationSpec | ProbeSpec
 """What a request resolves to."""
 
-JobSpec = Annotated[DistillationSpec | ExpertsSpec | ProbeSpec, Field(discriminator="kind")]
+NeededSpec = ExpertsSpec | EvaluationJobSpec
+"""What a job may ask other jobs for."""
+
+JobSpec = Annotated[DistillationSpec | NeededSpec | ProbeSpec, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
 
 

@@ -33,6 +33,8 @@ class ExitCode(IntEnum):
     DIVERGED = 73
     STOPPED = 75
     """Stopped on request, with a checkpoint."""
+    WAITING = 76
+    """Other jobs are to do what a `UnitsLine` names, from the checkpoint that was written; then this one goes on."""
 
 
 class _Line(BaseModel):
@@ -85,6 +87,13 @@ class ArtifactLine(_Line):
     media_type: str
 
 
+class UnitsLine(_Line):
+    """Units of the evaluation that other jobs are to train."""
+
+    type: Literal["units"] = "units"
+    units: tuple[str, ...] = Field(min_length=1)
+
+
 class WarningLine(_Line):
     """Something the user should know that does not stop the job."""
 
@@ -110,7 +119,7 @@ class ResultLine(_Line):
 
 
 Line = Annotated[
-    PhaseLine | ProgressLine | MetricLine | CheckpointLine | ArtifactLine | WarningLine | ErrorLine | ResultLine,
+    PhaseLine | ProgressLine | MetricLine | CheckpointLine | ArtifactLine | UnitsLine | WarningLine | ErrorLine | ResultLine,
     Field(discriminator="type"),
 ]
 _ADAPTER: TypeAdapter[Line] = TypeAdapter(Line)
@@ -123,6 +132,20 @@ def parse_line(text: str | bytes) -> Line:
         pydantic.ValidationError: the line is not one of ours.
     """
     return _ADAPTER.validate_json(text)
+
+
+class EvaluatedUnits(BaseModel):
+    """What a job of kind `evaluation` found out; its summary, and a part of its parent's `job.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    units: dict[str, float]
+    """Test accuracy by unit."""
+
+    series: dict[str, list[tuple[int, float]]] = Field(default_factory=dict)
+    """Training curves, where the unit that leaves them was among those."""
+
+    seconds: float = 0.0
 
 
 class JobFile(BaseModel):
@@ -143,6 +166,12 @@ class JobFile(BaseModel):
 
     threads: int = 1
     checkpoint_seconds: float = 60.0
+    units_per_job: int = 0
+    """An evaluation with more units left than this is given to other jobs; 0: never."""
+
+    evaluated: tuple[EvaluatedUnits, ...] = ()
+    """What other jobs have evaluated for this one."""
+
     max_trajectory_bytes: int = 64 << 30
     """Expert trajectories larger than this are not made."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import assert_never
 
 from core.specs.base import digest
 from core.specs.dataset import DatasetSpec
 from core.specs.experts import PoolSpec
 from core.specs.init import EmbeddedInitSpec, ForgettingInitSpec, HerdingInitSpec, InitSpec, KCenterInitSpec, KMeansInitSpec
-from core.specs.job import DistillationSpec, ExpertsSpec, JobSpec
+from core.specs.job import DistillationSpec, EvaluationJobSpec, ExpertsSpec, JobSpec
 from core.specs.models import ExpertSegmentsSpec, ModelsSpec, PretrainedPoolSpec
 from core.specs.network import NetworkSpec
 from core.specs.terms import ClassCentralizationSpec, TermSpec
@@ -35,6 +36,8 @@ def required_experts(spec: JobSpec, dataset_digest: str) -> dict[str, ExpertsSpe
     They run where the asking job runs, with its priority, and may take as long as it, or a day if that is longer. Its attempts
     and what labels it stay behind, because others will wait for the same networks.
     """
+    if isinstance(spec, EvaluationJobSpec):
+        spec = spec.distillation
     if not isinstance(spec, DistillationSpec):
         return {}
     dataset = spec.dataset
@@ -46,6 +49,24 @@ def required_experts(spec: JobSpec, dataset_digest: str) -> dict[str, ExpertsSpe
         )
         for pool in required_pools(spec)
     }
+
+
+def evaluation_jobs(
+    job_id: str, spec: DistillationSpec, units: Sequence[str], units_per_job: int
+) -> dict[str, EvaluationJobSpec]:
+    """The jobs that evaluate some units of the set that a job has made, by content key. They run where that job runs.
+
+    Only its own later attempts share them: the set lies in a checkpoint that is gone when the job is over.
+    """
+    made = {}
+    for at in range(0, len(units), units_per_job):
+        part = EvaluationJobSpec(
+            dataset=spec.dataset, distillation=spec, units=tuple(units[at : at + units_per_job]), seed=spec.seed,
+            resources=spec.resources, priority=spec.priority, timeout_seconds=spec.timeout_seconds,
+            max_attempts=spec.max_attempts,
+        )
+        made[f"evaluation-{digest({'job': job_id, 'units': part.units})}"] = part
+    return made
 
 
 def pool_of_models(spec: ModelsSpec, network: NetworkSpec) -> PoolSpec | None:

@@ -31,16 +31,18 @@ from core.specs.report import (
     ArtifactLine,
     CheckpointLine,
     ErrorLine,
+    EvaluatedUnits,
     ExitCode,
     JobFile,
     MetricLine,
     PhaseLine,
     ProgressLine,
     ResultLine,
+    UnitsLine,
     WarningLine,
     parse_line,
 )
-from core.specs.requirements import required_experts
+from core.specs.requirements import evaluation_jobs, required_experts
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[3]
@@ -241,6 +243,48 @@ def needed_pool(spec: DistillationSpec, **changes: Any) -> tuple[str, ExpertsSpe
 
 def pool_method(**pool: Any) -> dict[str, Any]:
     return {"models": {"kind": "pretrained_pool", "num_networks": 3, "training": {"num_epochs": 2}} | pool}
+
+
+class TestDelegation:
+    def test_units_evaluated_by_other_jobs_give_the_same_scores(
+        self, tmp_path: Path, small_spec: Any, digits_dir: Path
+    ) -> None:
+        spec = small_spec()
+        code, lines, log = Child(write_job(tmp_path / "whole", spec, digits_dir)).finish()
+        assert code == ExitCode.OK, log
+        whole = of(ResultLine, lines)[0].summary
+
+        parent = write_job(tmp_path / "parent", spec, digits_dir, units_per_job=3)
+        code, lines, log = Child(parent).finish()
+        assert code == ExitCode.WAITING, log
+        (left,) = of(UnitsLine, lines)
+        assert left.units == ("distilled/0", "distilled/1", "distilled_8bit/0", "distilled_8bit/1", "random/0")
+        assert not of(ResultLine, lines)
+        checkpoint = parent / of(CheckpointLine, lines)[-1].file
+
+        evaluated = []
+        for key, part in evaluation_jobs("job_1", spec, left.units, 3).items():
+            folder = write_job(tmp_path / key, part, digits_dir, checkpoint=str(checkpoint))
+            code, lines, log = Child(folder).finish()
+            assert code == ExitCode.OK, log
+            assert [line.kind for line in of(ArtifactLine, lines)] == ["evaluation"]
+            evaluated.append(EvaluatedUnits.model_validate(of(ResultLine, lines)[0].summary))
+            assert tuple(evaluated[-1].units) == part.units
+        assert [len(found.units) for found in evaluated] == [3, 2]
+        assert [bool(found.series) for found in evaluated] == [True, False]
+
+        write_job(parent, spec, digits_dir, units_per_job=3, evaluated=evaluated, checkpoint=str(checkpoint), attempt=2)
+        code, lines, log = Child(parent).finish()
+        assert code == ExitCode.OK, log
+        assert of(ResultLine, lines)[0].summary["scores"] == whole["scores"]
+        curves = [json.loads((tmp_path / name / "out/report.json").read_text())["curves"] for name in ("whole", "parent")]
+        assert curves[0] == curves[1]
+
+    def test_a_set_that_has_gone(self, tmp_path: Path, small_spec: Any, digits_dir: Path) -> None:
+        (part,) = evaluation_jobs("job_1", small_spec(), ["distilled/0"], 1).values()
+        code, lines, _ = Child(write_job(tmp_path, part, digits_dir)).finish()
+        assert code == ExitCode.BAD_DATA
+        assert "the job that made it is over" in only_error(lines).message
 
 
 class TestExperts:
