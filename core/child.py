@@ -215,7 +215,7 @@ def serve(
     except Stopped:
         return int(ExitCode.STOPPED)
     except Delegated as rest:
-        lines.write(UnitsLine(units=rest.units))
+        lines.write(UnitsLine(units=rest.units, set_digest=rest.set_digest))
         return int(ExitCode.WAITING)
     except Exception as error:
         log.exception("job_failed")

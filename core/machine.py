@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.errors import DeviceUnavailableError
+from core.errors import DeviceFaultError, DeviceUnavailableError
 from core.specs.job import ResourcesSpec
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -22,11 +22,14 @@ def choose_device(resources: ResourcesSpec) -> torch.device:
     """The device that a specification's resources name.
 
     Raises:
-        DeviceUnavailableError: a GPU is asked for and there is none.
+        DeviceUnavailableError: a GPU is asked for and this worker has none.
+        DeviceFaultError: this worker has one, and it is not there.
     """
     if not resources.gpus:
         return torch.device("cpu")
     if not torch.cuda.is_available():
+        if lost := os.environ.get("CUDA_VISIBLE_DEVICES"):
+            raise DeviceFaultError(f"this worker's GPU, {lost}, is not there")
         raise DeviceUnavailableError("the job asks for a GPU (resources.gpus is 1) and this worker has none")
     if resources.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -22,9 +22,10 @@ class Stopped(Exception):  # noqa: N818 - a request, not an error
 class Delegated(Exception):  # noqa: N818 - a request, not an error
     """The rest of the evaluation is for other jobs; a checkpoint of the finished set was written."""
 
-    def __init__(self, units: tuple[str, ...]) -> None:
+    def __init__(self, units: tuple[str, ...], set_digest: str) -> None:
         super().__init__(f"{len(units)} units are for other jobs")
         self.units = units
+        self.set_digest = set_digest
 
 
 class Hooks:

@@ -21,6 +21,9 @@ from core.run_experts import train_experts
 from core.specs.job import DistillationSpec, EvaluationJobSpec, ExpertsSpec, ProbeSpec
 from core.specs.report import ExitCode
 
+DEVICE_SIGNS = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error", "No CUDA GPUs are available")
+"""In messages of errors of libraries on the device, which torch raises without a class of their own."""
+
 
 def run(folder: Path, lines: Lines, hooks: ChildHooks) -> None:
     """Run the job of a directory.
@@ -38,7 +41,7 @@ def run(folder: Path, lines: Lines, hooks: ChildHooks) -> None:
         case DistillationSpec():
             Distillation(attempt, spec).run()
         case EvaluationJobSpec():
-            Distillation(attempt, spec.distillation).evaluate_only(spec.units)
+            Distillation(attempt, spec.distillation).evaluate_only(spec.units, spec.set_digest)
         case ExpertsSpec():
             train_experts(attempt, spec)
         case ProbeSpec():
@@ -53,6 +56,8 @@ def failure_of(error: BaseException) -> Failure:
         case torch.OutOfMemoryError():
             return Failure(DeviceMemoryError.code, _first_line(error), ExitCode.DEVICE_MEMORY, _device_memory())
         case torch.AcceleratorError():
+            return Failure(DeviceFaultError.code, _first_line(error), ExitCode.DEVICE_FAULT)
+        case RuntimeError() if any(sign in str(error) for sign in DEVICE_SIGNS):
             return Failure(DeviceFaultError.code, _first_line(error), ExitCode.DEVICE_FAULT)
         case RuntimeError() if "can't allocate memory" in str(error):
             return host_memory_failure(_first_line(error))

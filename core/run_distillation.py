@@ -6,6 +6,7 @@ that made the set goes on with what they found out.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from functools import partial
 from typing import Any
@@ -53,7 +54,6 @@ class Distillation:
         checkpoint = self._checkpoint_to_resume()
         if checkpoint is not None:
             self.record, self.resumed_from = checkpoint.record, checkpoint.step
-        self._take_evaluated()
         if warning := attempt.unverified(data):
             self.record.warn(hooks, "dataset_unverified", warning)
         hooks.phase("distilling", spec.method.num_networks or spec.method.max_iterations)
@@ -71,19 +71,19 @@ class Distillation:
                 variants=engine.parts.parameterization.num_variants,
             ),
         )
-        save = partial(self._save, distilled.engine)
-        save()
+        self._take_evaluated(digest_of(distilled))
+        self._save(distilled.engine)
         left = tuple(unit.key for unit in units(spec.evaluation) if unit.key not in self.record.units)
         if 0 < attempt.file.units_per_job < len(left):
-            raise Delegated(left)
+            raise Delegated(left, digest_of(distilled))
         self._report(distilled, self._evaluate(distilled, data, experts), data)
 
-    def evaluate_only(self, only: tuple[str, ...]) -> None:
+    def evaluate_only(self, only: tuple[str, ...], set_digest: str) -> None:
         """Evaluate some units of the set that another job has finished, and write what was found out.
 
         Raises:
             Stopped: SIGTERM came; a checkpoint with the finished units was written.
-            InvalidInputError: there is no such set.
+            InvalidInputError: the set is not there, or is another one.
         """
         checkpoint = self._checkpoint_to_resume()
         if checkpoint is None:
@@ -94,9 +94,12 @@ class Distillation:
         self.record.units = {key: value for key, value in self.record.units.items() if key in only}
         experts = FromFiles(self.attempt.folder / EXPERTS_DIR, self.spec, data)
         distilled = distil(self.spec, data, experts, hooks=self.attempt.hooks, resume=checkpoint, record=self.record)
+        if digest_of(distilled) != set_digest:
+            raise InvalidInputError("the checkpoint holds another set than the one that is to be evaluated")
         self._evaluate(distilled, data, experts, only)
         found = EvaluatedUnits(
-            units={key: self.record.units[key] for key in only}, seconds=self.record.seconds["evaluating"],
+            set_digest=set_digest, units={key: self.record.units[key] for key in only},
+            seconds=self.record.seconds["evaluating"],
             series={name: self.record.series[name] for name in (LOSS_SERIES, ACCURACY_SERIES) if name in self.record.series},
         )
         out = self.attempt.folder / "out"
@@ -107,11 +110,11 @@ class Distillation:
         )
         self.attempt.lines.write(ResultLine(summary=found.model_dump(mode="json")))
 
-    def _take_evaluated(self) -> None:
-        """What other jobs have evaluated counts as finished."""
+    def _take_evaluated(self, set_digest: str) -> None:
+        """What other jobs have evaluated of this set counts as finished."""
         for found in self.attempt.file.evaluated:
-            if found.units.keys() <= self.record.units.keys():
-                continue  # taken before the checkpoint
+            if found.set_digest != set_digest or found.units.keys() <= self.record.units.keys():
+                continue  # of a set that was lost and made anew, or taken before the checkpoint
             self.record.units |= found.units
             self.record.series |= found.series
             self.record.seconds["evaluating"] = self.record.seconds.get("evaluating", 0.0) + found.seconds
@@ -189,6 +192,14 @@ class Distillation:
             attempt.lines.write(artifact)
         record.seconds["reporting"] = time.monotonic() - started
         attempt.lines.write(ResultLine(summary=summary_of(outcome)))
+
+
+def digest_of(distilled: Distilled) -> str:
+    """SHA-256 of a set's images and labels."""
+    hashed = hashlib.sha256()
+    for tensor in (distilled.images, distilled.labels):
+        hashed.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def whitening_of(distilled: Distilled, data: RealSet) -> Whitened | None:

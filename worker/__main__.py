@@ -23,7 +23,7 @@ from core.jobs.workers import Device
 from core.settings import Settings, get_settings
 from core.store.objects import open_store
 from worker.app import drain_on_shutdown, make_app
-from worker.devices import DeviceError, chosen, listed
+from worker.devices import DeviceError, chosen, first_for
 from worker.fleet import Fleet
 from worker.host import Host
 from worker.supervisor import Supervisor
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.gpus:
             return Fleet(chosen(options.gpus), ",".join(queues), settings).run()
-        gpus = chosen(options.device) if options.device else _first_gpu(queues)
+        gpus = chosen(options.device) if options.device else first_for(queues)
     except DeviceError as error:
         parser.error(str(error))
     if options.with_parent:
@@ -105,15 +105,6 @@ def _consume(app: Celery, queues: list[str], host: Host) -> None:
 def _leave(_number: int, _frame: FrameType | None) -> None:
     """A shutdown before the first job: nothing is to be handed back."""
     raise SystemExit(0)
-
-
-def _first_gpu(queues: list[str]) -> list[Device]:
-    """What a worker of the queue `gpu` uses unless told. Where there is none, jobs fail on it with `device_unavailable`."""
-    try:
-        return listed()[:1] if "gpu" in queues else []
-    except DeviceError as error:
-        log.error("gpus_not_listed", error=str(error))
-        return []
 
 
 def _drain_with_parent() -> None:

@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 LOOP_SECONDS = 0.1
 JOB_MODULES = {"core.run", "core.probe"}
 """Children that end with artifacts and a summary."""
+_REJECTED = {Verdict.DISCARD: "renew", Verdict.COMMIT: "commit"}
+"""What an attempt was about when it found itself fenced off."""
 
 
 class Attempt:
@@ -81,7 +83,7 @@ class Attempt:
             return self._settlement.settle(conclusion, self._needed)
         except LostLeaseError:
             log.warning("attempt_discarded")
-            self._count_rejection("renew" if conclusion.verdict is Verdict.DISCARD else "commit")
+            self._count_rejection(_REJECTED.get(conclusion.verdict, "settle"))
             return None
         finally:
             self._settlement.close()
@@ -129,12 +131,14 @@ class Attempt:
 
     def _delegated(self) -> Conclusion:
         """The child leaves units of its evaluation to other jobs, which read the set in the checkpoint it has written."""
+        left = self._collector.left
         assert isinstance(self.spec, DistillationSpec)
+        assert left is not None
         if not self._collector.checkpoint_stored:
             text = "the finished set could not be stored for the jobs that evaluate it"
             return Conclusion(Verdict.GIVE_BACK, StoreUnavailableError.code, text)
         self._needed = evaluation_jobs(
-            self._claim.lease.job_id, self.spec, self._collector.units, self._settings.evaluation_units
+            self._claim.lease.job_id, self.spec, left.units, left.set_digest, self._settings.evaluation_units
         )
         return Conclusion(Verdict.WAIT)
 
@@ -155,20 +159,22 @@ class Attempt:
             "core.data.prepare", [info.name, "--data-root", str(self._settings.data_dir), "--out", str(folder)]
         )
 
-    def _find_what_others_made(self) -> tuple[Checkpoint | None, list[EvaluatedUnits]]:
-        """Where to go on, and what other jobs have evaluated meanwhile."""
-        job_id, own = self._claim.lease.job_id, self._claim.checkpoint
+    def _find_what_others_made(self) -> tuple[list[Checkpoint], list[EvaluatedUnits]]:
+        """Where to go on, the best first, and what other jobs have evaluated meanwhile."""
+        job_id, found = self._claim.lease.job_id, [self._claim.checkpoint]
         with self._database.read() as session:
-            if own is None and isinstance(self.spec, EvaluationJobSpec):
-                own = dependencies.checkpoint_of_parent(session, job_id)
-            return own, dependencies.evaluated(session, job_id)
+            if isinstance(self.spec, EvaluationJobSpec):
+                found.append(dependencies.checkpoint_of_parent(session, job_id))
+            return [each for each in found if each is not None], dependencies.evaluated(session, job_id)
 
     def _write_job_file(self, dataset_dir: str) -> None:
-        checkpoint, evaluated = self._settlement.patiently(self._find_what_others_made)
+        checkpoints, evaluated = self._settlement.patiently(self._find_what_others_made)
         job = JobFile(
             job_id=self._claim.lease.job_id, attempt=self._claim.lease.attempt, spec=self._claim.spec,
             dataset_dir=dataset_dir,
-            checkpoint=fetch_checkpoint(self._store, checkpoint, self._folder),
+            checkpoint=next(
+                (name for found in checkpoints if (name := fetch_checkpoint(self._store, found, self._folder))), ""
+            ),
             units_per_job=self._settings.evaluation_units, evaluated=tuple(evaluated),
             threads=self._host.threads, checkpoint_seconds=self._settings.checkpoint_seconds,
             max_trajectory_bytes=self._settings.max_trajectory_bytes,

@@ -64,8 +64,8 @@ class Collector:
         self._checkpoints = 0
         self._not_stored: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.checkpoint_stored = False
-        """Whether the last checkpoint whose upload has ended is registered."""
-        self.units: tuple[str, ...] = ()
+        """Whether the newest checkpoint is registered."""
+        self.left: UnitsLine | None = None
         """What the child leaves to other jobs."""
         self.error: ErrorLine | None = None
         self.artifacts: list[ArtifactLine] = []
@@ -87,7 +87,7 @@ class Collector:
             case ArtifactLine():
                 self.artifacts.append(line)
             case UnitsLine():
-                self.units = line.units
+                self.left = line
             case WarningLine():
                 self._warn(line.code, line.message)
             case ErrorLine():
@@ -178,8 +178,9 @@ class Collector:
     def _keep(self, line: CheckpointLine) -> None:
         """Pin the file under a private name, so that the child may replace or remove it, and upload it on the side."""
         self._checkpoints += 1
+        self.checkpoint_stored = False
         key = checkpoint_key(self._lease.job_id, self._lease.attempt, self._checkpoints)
-        pinned = self._folder / f".upload-{self._checkpoints}"
+        number, pinned = self._checkpoints, self._folder / f".upload-{self._checkpoints}"
         try:
             os.link(self._folder / line.file, pinned)
         except FileNotFoundError:
@@ -193,11 +194,13 @@ class Collector:
                 )
                 with self._database.write() as session:
                     older = reports.add_checkpoint(session, self._lease, line.step, file)
-                self.checkpoint_stored = True
+                self.checkpoint_stored = number == self._checkpoints
                 self._store.delete(*older)
             except (StoreUnavailableError, DatabaseUnavailableError, LostLeaseError) as error:
                 log.warning("checkpoint_not_registered", step=line.step, error=str(error))
-                self.checkpoint_stored = False
+                self._not_stored.put(line.step)
+            except Exception:
+                log.exception("checkpoint_not_registered", step=line.step)
                 self._not_stored.put(line.step)
             finally:
                 pinned.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import subprocess
+from collections.abc import Sequence
 
 from core.jobs.workers import Device
 
@@ -45,6 +46,20 @@ def _device(row: list[str]) -> Device:
         return Device(uuid=uuid, name=name, memory_bytes=int(mebibytes) << 20, driver=driver)
     except ValueError:
         raise DeviceError(f"{PROGRAM} says of a GPU what nobody can read: {', '.join(row)!r}") from None
+
+
+def first_for(queues: Sequence[str]) -> list[Device]:
+    """What a worker of the queue `gpu` uses unless told. Where there is no driver, jobs fail on it with `device_unavailable`.
+
+    Raises:
+        DeviceError: there is a driver, and it does not answer or has no GPU: every job would fail here, and quickly.
+    """
+    if "gpu" not in queues:
+        return []
+    found = listed()
+    if not found and shutil.which(PROGRAM) is not None:
+        raise DeviceError("the driver is installed and knows no GPU: a worker of the queue gpu cannot serve here")
+    return found[:1]
 
 
 def chosen(wanted: str) -> list[Device]:

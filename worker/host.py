@@ -90,7 +90,12 @@ class Host:
         def beat() -> None:
             asked = False
             while not self._done.wait(self._settings.renew_seconds):
-                if self._write_state(database) and not asked:
+                try:
+                    wanted = self._write_state(database)
+                except Exception:
+                    log.exception("heartbeat_missed")  # the thread outlives any surprise
+                    continue
+                if wanted and not asked:
                     asked = True
                     log.info("drain_requested")
                     os.kill(os.getpid(), signal.SIGTERM)  # the way of every shutdown

@@ -55,3 +55,5 @@ class Keeper:
                 return
             except DatabaseUnavailableError as error:
                 log.warning("lease_not_renewed", error=error.message)
+            except Exception:
+                log.exception("lease_not_renewed")  # the thread outlives any surprise: without it the lease would run out

@@ -24,7 +24,12 @@ def stay(database: Database, settings: Settings, host: Host, reason: str, draini
     log.error("quarantined", reason=reason)
     with host.quarantined(database, reason):
         while not draining.is_set():
-            if passes(settings, host, draining):
+            try:
+                passed = passes(settings, host, draining)
+            except OSError as error:
+                log.warning("self_test_not_started", error=str(error))
+                passed = False
+            if passed:
                 log.info("quarantine_lifted")
                 return
             draining.wait(settings.self_test_seconds)

@@ -6,6 +6,7 @@ It keeps nothing in memory that matters, and every change is conditional, so it 
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -14,9 +15,10 @@ import time
 import structlog
 
 from core import logging
-from core.errors import DatabaseUnavailableError
-from core.jobs import queue, recovery
+from core.errors import DatabaseUnavailableError, JobAlreadyTerminalError
+from core.jobs import dependencies, queue, recovery
 from core.jobs.database import Database
+from core.jobs.repository import Jobs
 from core.settings import Settings, get_settings
 from core.store.objects import open_store
 from worker.sweeper import Sweeper
@@ -32,11 +34,13 @@ class Reconciler:
         self._settings = settings
         self._app = queue.celery_app(settings)
         self._reap_from = 0.0
+        self._ticked: float | None = None
 
     def tick(self) -> None:
         """Reap, then send."""
         try:
             self._reap()
+            self._cancel_unneeded()
             self._send()
         except DatabaseUnavailableError as error:
             log.warning("tick_skipped", error=error.message)
@@ -44,12 +48,16 @@ class Reconciler:
     def _reap(self) -> None:
         """Take expired leases back, but after a gap of our own wait one lease time first.
 
-        After an outage of the database or of this process every lease looks expired at once, although the workers live and
-        are about to renew.
+        After an outage of the database or of this process, its start included, every lease looks expired at once, although the
+        workers live and are about to renew.
         """
         with self._database.write() as session:
             _, gap = recovery.tick(session, "reconciler")
-        if gap is None or gap > 3 * self._settings.tick_seconds + self._settings.renew_seconds:
+        # Its own gap as well: another reconciler may have ticked first after an outage that both have lived through.
+        own = None if self._ticked is None else time.monotonic() - self._ticked
+        self._ticked = time.monotonic()
+        longest = 3 * self._settings.tick_seconds + self._settings.renew_seconds
+        if gap is None or own is None or max(gap, own) > longest:
             log.info("reaping_paused", gap_seconds=gap, for_seconds=self._settings.lease_seconds)
             self._reap_from = time.monotonic() + self._settings.lease_seconds
         if time.monotonic() < self._reap_from:
@@ -62,6 +70,15 @@ class Reconciler:
                     session, lease, self._settings.tick_seconds, self._settings.retry_backoff_seconds
                 )
             log.warning("lease_reaped", job_id=lease.job_id, attempt=lease.attempt, state=state)
+
+    def _cancel_unneeded(self) -> None:
+        """Stop evaluations whose parent has ended without them."""
+        with self._database.read() as session:
+            found = dependencies.unneeded_evaluations(session)
+        for tenant, job_id in found:
+            with self._database.write() as session, contextlib.suppress(JobAlreadyTerminalError):
+                Jobs(session, tenant).cancel(job_id, "the job that asked for this evaluation is over")
+            log.info("evaluation_cancelled", job_id=job_id)
 
     def _send(self) -> None:
         """Publish a message for each due row that has none. A broker that is away is tried again at the next tick."""

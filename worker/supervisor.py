@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import structlog
+from pydantic import ValidationError
 
 from core.errors import DatabaseUnavailableError
 from core.jobs import leases, recovery
 from core.jobs.database import Database
+from core.jobs.leases import Claim
 from core.jobs.queue import Sender, Ticket
 from core.jobs.states import State
 from core.settings import Settings
+from core.specs.job import parse_job_spec
 from core.store.objects import Objects
 from worker.attempt import Attempt
 from worker.host import Host
@@ -37,6 +40,11 @@ class Supervisor:
         if claim is None:
             log.info("nothing_to_claim")
             return
+        try:
+            parse_job_spec(claim.spec)
+        except ValidationError as error:
+            self._refuse(claim, error)
+            return
         with structlog.contextvars.bound_contextvars(attempt=claim.lease.attempt), self._host.busy_with(job_id):
             log.info("attempt_started", resumed=claim.checkpoint is not None)
             attempt = Attempt(self._database, self._store, self._settings, self._host, claim, self._host.draining)
@@ -48,6 +56,13 @@ class Supervisor:
             self._send_around(job_id)
         if attempt.device_fault:
             stay(self._database, self._settings, self._host, attempt.device_fault, self._host.draining)
+
+    def _refuse(self, claim: Claim, error: ValidationError) -> None:
+        """A specification of a newer version: some other worker may know it, or this one after its upgrade."""
+        log.warning("specification_unknown", error_count=error.error_count())
+        message = "the worker does not know this specification; it may be older than the service that took the job"
+        with self._database.write() as session:
+            leases.give_back(session, claim.lease, message, after_seconds=self._settings.retry_backoff_seconds)
 
     def _send_around(self, job_id: str) -> None:
         """Messages for the jobs that this one has just asked for, or that waited for it. Best effort, like every message."""

@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import structlog
 
-from core.errors import InfrastructureError
+from core.errors import InfrastructureError, StoreUnavailableError
 from core.jobs import recovery, sweeping
 from core.jobs.database import Database, now
 from core.settings import Settings
@@ -74,11 +74,17 @@ class Sweeper:
         """Bytes first: a row that is hidden anyway may name bytes that are gone, and a repetition still finds the job."""
         with self._database.read() as session:
             job_ids = sweeping.uncollected(session)
+        collected = 0
         for job_id in job_ids:
-            self._store.delete(*self._store.keys(job_prefix(job_id)))
+            try:
+                self._store.delete(*self._store.keys(job_prefix(job_id)))
+            except StoreUnavailableError as error:  # perhaps only this job's: the others are not to wait for it
+                log.warning("job_not_collected", job_id=job_id, error=error.message)
+                continue
             with self._database.write() as session:
                 sweeping.forget_contents(session, job_id)
-        return len(job_ids)
+            collected += 1
+        return collected
 
     def _collect_orphans(self) -> tuple[int, int]:
         """Delete old objects that no row names; how many, and how many belong to no job that is known."""

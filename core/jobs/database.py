@@ -30,6 +30,8 @@ from core.jobs.file_system import network_kind
 
 BUSY_TIMEOUT_MS = 5000
 TURN_TIMEOUT_SECONDS = 30.0
+READ_ONLY = "25006"
+"""PostgreSQL's state of a write to a server that takes none: a standby, in a fail-over."""
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -170,6 +172,8 @@ def _translated() -> Iterator[None]:
     except DBAPIError as error:
         if error.connection_invalidated:
             raise DatabaseUnavailableError("the connection to the database was lost") from error
+        if getattr(error.orig, "sqlstate", None) == READ_ONLY:
+            raise DatabaseUnavailableError("the database takes no writes at the moment") from error
         raise
 
 

@@ -30,7 +30,9 @@ FAILED_CODES = {"experts": "experts_failed", "evaluation": "evaluation_failed"}
 _WORK = {"experts": "trains networks for this job", "evaluation": "evaluates the set of this job"}
 
 _FRESH = {"populate_existing": True}
-_ENDS_UNNEEDED = sa.or_(Job.state == State.QUEUED, sa.and_(Job.kind == "evaluation", Job.state == State.RUNNING))
+_ENDS_UNNEEDED = sa.or_(
+    Job.state == State.QUEUED, sa.and_(Job.kind == "evaluation", Job.state.in_([State.RUNNING, State.WAITING]))
+)
 """Jobs that end when nobody waits for them."""
 
 
@@ -165,10 +167,25 @@ def cancel_unneeded(session: Session, job_ids: Sequence[str], at: datetime) -> N
     message = "no job waits for it any more"
     for job in idle:
         reason = {"code": "not_needed", "message": message}
-        if job.state == State.QUEUED:
+        if job.state != State.RUNNING:
             _move(session, job, at, State.CANCELLED, message, finished_at=at, reason=reason, content_key=None)
         else:
             _move(session, job, at, State.CANCELLING, message, reason=reason, content_key=None)
+
+
+def unneeded_evaluations(session: Session) -> Sequence[tuple[str, str]]:
+    """Tenant and id of evaluations that go on although their parent is over."""
+    parent = aliased(Job)
+    rows = session.execute(
+        sa.select(Job.tenant_id, Job.id)
+        .join(parent, parent.id == Job.parent_id)
+        .where(
+            Job.kind == "evaluation", Job.state.in_([State.QUEUED, State.WAITING, State.RUNNING]),
+            parent.state.in_([state for state in State if state.terminal]),
+        )
+        .order_by(Job.id)
+    )
+    return [(tenant, job_id) for tenant, job_id in rows]
 
 
 def waiting_for(session: Session, tenant_id: str, job_ids: Sequence[str]) -> dict[str, list[str]]:

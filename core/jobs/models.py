@@ -43,6 +43,7 @@ class Job(Base):
         Index("ix_jobs_state_next_run_at", "state", "next_run_at"),
         Index("ix_jobs_state_lease_until", "state", "lease_until"),
         Index("ix_jobs_deleted_at", "deleted_at"),
+        Index("ix_jobs_parent_id", "parent_id"),
     )
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)
@@ -189,7 +190,7 @@ class IdempotencyKey(Base):
     """Method and path."""
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))
-    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"))
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"), index=True)
     created_at: Mapped[datetime]
 
 

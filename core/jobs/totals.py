@@ -53,8 +53,8 @@ def read(session: Session) -> Totals:
     ):
         _merge(totals, _of_attempts(outcome, error, count))
     code = Job.error["code"].as_string()
-    waited = sa.func.sum(sa.extract("epoch", Job.started_at) - sa.extract("epoch", Job.created_at))
-    ran = sa.func.sum(sa.extract("epoch", Job.finished_at) - sa.extract("epoch", Job.started_at))
+    waited = sa.func.sum(_seconds(session, Job.started_at) - _seconds(session, Job.created_at))
+    ran = sa.func.sum(_seconds(session, Job.finished_at) - _seconds(session, Job.started_at))
     for method, state, error, *numbers in session.execute(
         sa.select(_METHOD, Job.state, code, sa.func.count(), sa.func.count(Job.started_at), waited, ran)
         .where(_OVER).group_by(_METHOD, Job.state, code)
@@ -82,15 +82,21 @@ def keep_jobs(
     """
     totals: Totals = {}
     for recipe, kind, state, error, created_at, started_at, finished_at in removed:
-        waited = (started_at - created_at).total_seconds() if started_at is not None else 0.0
-        ran = (finished_at - started_at).total_seconds() if started_at is not None else 0.0
+        created, started, finished = (0 if at is None else int(at.timestamp()) for at in (created_at, started_at, finished_at))
+        waited, ran = (started - created, finished - started) if started_at is not None else (0, 0)
         _merge(totals, _of_jobs(recipe or kind, state, _code(error), 1, started_at is not None, waited, ran))
     _add(session, totals)
 
 
 def count_fence_rejection(session: Session, op: str) -> None:
-    """Count an attempt that found itself fenced off: at `commit`, or before at `renew`."""
+    """Count an attempt that found itself fenced off: when it wanted to `renew`, to `commit`, or to `settle` otherwise."""
     _add(session, {("fence_rejections", (op,)): 1})
+
+
+def _seconds(session: Session, column: Any) -> Any:
+    """Whole seconds of a time: sums of whole numbers are exact, so that rows and what is kept of them add up to the same."""
+    seconds = sa.extract("epoch", column)
+    return sa.func.floor(seconds) if session.get_bind().dialect.name == "postgresql" else seconds  # SQLite cuts by itself
 
 
 def _code(error: Mapping[str, Any] | None) -> str | None:

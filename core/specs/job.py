@@ -158,6 +158,9 @@ class EvaluationJobSpec(DataOptions):
     units: tuple[str, ...] = Field(min_length=1)
     """Networks to train and test, as the evaluation names them: `distilled/0`."""
 
+    set_digest: str
+    """SHA-256 of the set; another one is refused."""
+
     @property
     def preprocessing(self) -> PreprocessingSpec:
         """How images become what networks see."""

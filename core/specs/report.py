@@ -92,6 +92,8 @@ class UnitsLine(_Line):
 
     type: Literal["units"] = "units"
     units: tuple[str, ...] = Field(min_length=1)
+    set_digest: str
+    """SHA-256 of the set that they are about."""
 
 
 class WarningLine(_Line):
@@ -138,6 +140,9 @@ class EvaluatedUnits(BaseModel):
     """What a job of kind `evaluation` found out; its summary, and a part of its parent's `job.json`."""
 
     model_config = ConfigDict(frozen=True)
+
+    set_digest: str
+    """SHA-256 of the set that was evaluated; its maker takes the numbers for no other."""
 
     units: dict[str, float]
     """Test accuracy by unit."""

@@ -52,7 +52,7 @@ def required_experts(spec: JobSpec, dataset_digest: str) -> dict[str, ExpertsSpe
 
 
 def evaluation_jobs(
-    job_id: str, spec: DistillationSpec, units: Sequence[str], units_per_job: int
+    job_id: str, spec: DistillationSpec, units: Sequence[str], set_digest: str, units_per_job: int
 ) -> dict[str, EvaluationJobSpec]:
     """The jobs that evaluate some units of the set that a job has made, by content key. They run where that job runs.
 
@@ -61,11 +61,12 @@ def evaluation_jobs(
     made = {}
     for at in range(0, len(units), units_per_job):
         part = EvaluationJobSpec(
-            dataset=spec.dataset, distillation=spec, units=tuple(units[at : at + units_per_job]), seed=spec.seed,
+            dataset=spec.dataset, distillation=spec, units=tuple(units[at : at + units_per_job]), set_digest=set_digest,
+            seed=spec.seed,
             resources=spec.resources, priority=spec.priority, timeout_seconds=spec.timeout_seconds,
             max_attempts=spec.max_attempts,
         )
-        made[f"evaluation-{digest({'job': job_id, 'units': part.units})}"] = part
+        made[f"evaluation-{digest({'job': job_id, 'set': set_digest, 'units': part.units})}"] = part
     return made
 
 

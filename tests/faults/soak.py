@@ -38,7 +38,7 @@ class Plan:
     jobs: int = 500
     workers: int = 4
     seed: int = 0
-    kill_every_seconds: float = 4.0
+    kill_every_seconds: float = 10.0
     """Mean time between two kills."""
     wipe_every_seconds: float = 15.0
     """Mean time between two wipes of the broker."""

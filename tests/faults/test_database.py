@@ -1,7 +1,7 @@
 """Rows D1 to D8: the database fails; no job is lost, doubled or taken from a worker that lives.
 
-D6 (a fail-over that loses the last commits) is an installation's choice of replication, and D9 (SQLite on a network share)
-needs such a share: neither is here.
+D6 (a fail-over that loses the last commits) is an installation's choice of replication; D9 (SQLite on a network share) is a
+unit test with a simulated table of mounts.
 """
 
 from __future__ import annotations
@@ -151,3 +151,17 @@ def test_d8_the_disk_is_full(stand: Stand) -> None:
                 connection.exec_driver_sql("ALTER TABLE events SET TABLESPACE pg_default")
                 connection.exec_driver_sql("DROP TABLESPACE small")
                 connection.exec_driver_sql("CHECKPOINT")  # a crash in a later test would look for the small disk
+
+
+def test_d7_a_worker_older_than_the_job(stand: Stand) -> None:
+    """Simulated: a specification of a kind that no worker here knows. It is handed back, uncounted, until one does."""
+    job = stand.probe(steps=3)
+    change = sa.text("UPDATE jobs SET spec = jsonb_set(spec, '{kind}', to_jsonb(CAST(:kind AS text))) WHERE id = :id")
+    with stand.database.write() as session:
+        session.execute(change, {"kind": "of_tomorrow", "id": job["id"]})
+    old = stand.serving_worker()
+    stand.wait_until(lambda: "specification_unknown" in old.log.read_text(), 60 + SLACK_SECONDS, "the worker refuses")
+    with stand.database.write() as session:
+        session.execute(change, {"kind": "probe", "id": job["id"]})
+    assert stand.succeeded(job["id"], seconds=90)["failures"] == 0
+    assert old.running

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import StatementError
 
+from core.errors import DatabaseUnavailableError
 from core.jobs import reports
 from core.jobs.database import Database
 from core.jobs.models import Job
@@ -21,6 +22,16 @@ def test_a_number_that_is_not_finite_is_refused_and_nothing_is_kept(database: Da
     with pytest.raises((StatementError, ValueError), match="JSON compliant"), database.write() as session:
         reports.report(session, lease, progress={"fraction": value})
     assert jobs.get(database, lease.job_id).progress is None
+
+
+def test_a_server_that_takes_no_writes_counts_as_away(database: Database) -> None:
+    """As a standby does in a fail-over."""
+    if database.is_sqlite:
+        pytest.skip("SQLite has no standby")
+    job = jobs.create(database)
+    with pytest.raises(DatabaseUnavailableError, match="takes no writes"), database.write() as session:
+        session.execute(sa.text("SET TRANSACTION READ ONLY"))
+        session.execute(sa.update(Job).where(Job.id == job.id).values(version=7))
 
 
 def test_no_writer_of_many_starves(database: Database) -> None:

@@ -27,7 +27,7 @@ def delegate(database: Database, lease: Lease) -> State:
     spec = parse_job_spec(jobs.get(database, lease.job_id).spec)
     assert isinstance(spec, DistillationSpec)
     with database.write() as session:
-        return leases.wait(session, lease, evaluation_jobs(lease.job_id, spec, UNITS, 2))
+        return leases.wait(session, lease, evaluation_jobs(lease.job_id, spec, UNITS, "a" * 64, 2))
 
 
 @pytest.fixture
@@ -49,9 +49,10 @@ def children(database: Database) -> list[Job]:
 def succeed(database: Database, job: Job) -> None:
     spec = parse_job_spec(job.spec)
     assert isinstance(spec, EvaluationJobSpec)
+    found = {"set_digest": spec.set_digest, "units": dict.fromkeys(spec.units, 0.5), "seconds": 2.0}
     lease = jobs.claim(database, job.id, "wkr_b").lease
     with database.write() as session:
-        leases.succeed(session, lease, {"summary": {"units": dict.fromkeys(spec.units, 0.5), "seconds": 2.0}}, [], [])
+        leases.succeed(session, lease, {"summary": found}, [], [])
 
 
 def state(database: Database, job_id: str) -> State:
@@ -112,3 +113,18 @@ def test_a_cancel_ends_what_only_the_parent_wants(database: Database, parent: st
     with database.write() as session:
         leases.cancelled(session, lease)
     assert state(database, running.id) == State.CANCELLED
+
+
+def test_what_goes_on_without_its_parent_is_found(database: Database, parent: str) -> None:
+    first, second = children(database)
+    with database.read() as session:
+        assert dependencies.unneeded_evaluations(session) == []
+    lease = jobs.claim(database, first.id).lease
+    with database.write() as session:
+        leases.fail(session, lease, DIVERGED, retry_after_seconds=None)
+    with database.read() as session:
+        assert dependencies.unneeded_evaluations(session) == [(DEFAULT_TENANT, second.id)]
+    with database.write() as session:
+        Jobs(session, DEFAULT_TENANT).cancel(second.id, "")
+    with database.read() as session:
+        assert dependencies.unneeded_evaluations(session) == []

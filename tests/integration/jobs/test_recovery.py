@@ -83,7 +83,7 @@ class TestUnsent:
         job = jobs.create(database)
         for sent, age, expected in (
             (1, 29, None), (1, 31, False), (1, 599, False), (1, 601, True), (2, 59, None), (2, 61, False), (2, 1199, False),
-            (2, 1201, True), (50, 64 * 30 - 1, None), (50, 64 * 30 + 1, False), (50, 64 * 600 + 1, True),
+            (2, 1201, True), (50, 8 * 30 - 1, None), (50, 8 * 30 + 1, False), (50, 8 * 600 + 1, True),
         ):
             with database.write() as session:
                 at = now(session) - timedelta(seconds=age)

@@ -22,10 +22,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from core.catalogue import dataset_info
-from core.errors import DistillError, InvalidInputError
+from core.errors import DeviceFaultError, DeviceUnavailableError, DistillError, InvalidInputError
+from core.machine import choose_device
 from core.report.decode_factors import decode
 from core.run import failure_of
-from core.specs.job import DistillationSpec, ExpertsSpec, JobSpec
+from core.specs.job import DistillationSpec, ExpertsSpec, JobSpec, ResourcesSpec
 from core.specs.report import (
     EXPERTS_DIR,
     ArtifactLine,
@@ -258,12 +259,13 @@ class TestDelegation:
         code, lines, log = Child(parent).finish()
         assert code == ExitCode.WAITING, log
         (left,) = of(UnitsLine, lines)
+        assert len(left.set_digest) == 64
         assert left.units == ("distilled/0", "distilled/1", "distilled_8bit/0", "distilled_8bit/1", "random/0")
         assert not of(ResultLine, lines)
         checkpoint = parent / of(CheckpointLine, lines)[-1].file
 
         evaluated = []
-        for key, part in evaluation_jobs("job_1", spec, left.units, 3).items():
+        for key, part in evaluation_jobs("job_1", spec, left.units, left.set_digest, 3).items():
             folder = write_job(tmp_path / key, part, digits_dir, checkpoint=str(checkpoint))
             code, lines, log = Child(folder).finish()
             assert code == ExitCode.OK, log
@@ -281,7 +283,7 @@ class TestDelegation:
         assert curves[0] == curves[1]
 
     def test_a_set_that_has_gone(self, tmp_path: Path, small_spec: Any, digits_dir: Path) -> None:
-        (part,) = evaluation_jobs("job_1", small_spec(), ["distilled/0"], 1).values()
+        (part,) = evaluation_jobs("job_1", small_spec(), ["distilled/0"], "0" * 64, 1).values()
         code, lines, _ = Child(write_job(tmp_path, part, digits_dir)).finish()
         assert code == ExitCode.BAD_DATA
         assert "the job that made it is over" in only_error(lines).message
@@ -414,8 +416,22 @@ class TestExperts:
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes"), "host_out_of_memory", ExitCode.INTERNAL),
         (DistillError("x"), "internal", ExitCode.INTERNAL),
         (ZeroDivisionError("x"), "internal", ExitCode.INTERNAL),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "device_fault", ExitCode.DEVICE_FAULT),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "device_fault", ExitCode.DEVICE_FAULT),
+        (RuntimeError("No CUDA GPUs are available"), "device_fault", ExitCode.DEVICE_FAULT),
     ],
 )
 def test_failures_have_codes(error: Exception, code: str, exit_code: ExitCode) -> None:
     failure = failure_of(error)
     assert (failure.code, failure.exit_code) == (code, exit_code)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_a_worker_has_lost_is_a_fault_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: the worker was given a GPU, and there is none."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aaaa")
+    with pytest.raises(DeviceFaultError, match="GPU-aaaa, is not there"):
+        choose_device(ResourcesSpec(gpus=1))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(DeviceUnavailableError):
+        choose_device(ResourcesSpec(gpus=1))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.devices import DeviceError, chosen, listed
+from worker.devices import DeviceError, chosen, first_for, listed
 
 pytestmark = pytest.mark.unit
 
@@ -61,3 +61,16 @@ def test_a_gpu_that_is_not_there_is_refused(smi: Path, wanted: str, text: str) -
     says(smi, TWO)
     with pytest.raises(DeviceError, match=text):
         chosen(wanted)
+
+
+def test_a_worker_of_the_queue_gpu_takes_the_first_and_does_not_serve_with_a_driver_that_has_none(smi: Path) -> None:
+    assert first_for(["gpu"]) == []
+    says(smi, TWO)
+    assert first_for(["cpu"]) == []
+    assert [gpu["uuid"] for gpu in first_for(["cpu", "gpu"])] == ["GPU-aaaa"]
+    says(smi, "")
+    with pytest.raises(DeviceError, match="knows no GPU"):
+        first_for(["gpu"])
+    says(smi, "Unable to determine the device handle\n", 9)
+    with pytest.raises(DeviceError, match="Unable"):
+        first_for(["gpu"])
