@@ -29,9 +29,14 @@ def test_a_server_that_takes_no_writes_counts_as_away(database: Database) -> Non
     if database.is_sqlite:
         pytest.skip("SQLite has no standby")
     job = jobs.create(database)
-    with pytest.raises(DatabaseUnavailableError, match="takes no writes"), database.write() as session:
-        session.execute(sa.text("SET TRANSACTION READ ONLY"))
-        session.execute(sa.update(Job).where(Job.id == job.id).values(version=7))
+
+    def change() -> None:
+        with database.write() as session:
+            session.execute(sa.text("SET TRANSACTION READ ONLY"))
+            session.execute(sa.update(Job).where(Job.id == job.id).values(version=7))
+
+    with pytest.raises(DatabaseUnavailableError, match="takes no writes"):
+        change()
 
 
 def test_no_writer_of_many_starves(database: Database) -> None:
