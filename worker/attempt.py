@@ -29,7 +29,7 @@ from worker.child import Child, environment
 from worker.collector import Collector
 from worker.decide import Action, Conclusion, Limits, Stop, Verdict, View, conclude, decide
 from worker.host import Host
-from worker.inputs import fetch_checkpoint, fetch_pools
+from worker.inputs import UnwantedError, fetch_checkpoint, fetch_pools, unless_unwanted
 from worker.keeper import Keeper
 from worker.memory import oom_kills
 from worker.settlement import Settlement
@@ -119,6 +119,10 @@ class Attempt:
             return self._delegated() if conclusion.verdict is Verdict.WAIT else conclusion
         except DatabaseUnavailableError:
             raise
+        except UnwantedError:
+            if self._keeper.state is None:
+                return Conclusion(Verdict.DISCARD)
+            return Conclusion(Verdict.CANCELLED if self._keeper.state is State.CANCELLING else Verdict.GIVE_BACK)
         except InfrastructureError as error:
             if self._keeper.state is State.CANCELLING:
                 return Conclusion(Verdict.CANCELLED)
@@ -142,10 +146,15 @@ class Attempt:
         )
         return Conclusion(Verdict.WAIT)
 
+    def _is_unwanted(self) -> bool:
+        return self._keeper.state is not State.RUNNING or self._draining.is_set()
+
     def _fetch_experts(self) -> bool:
         """Bring the pools of networks that the job needs here; False when one has to be trained first."""
         pools = self._settlement.patiently(self._find_experts)
-        return pools.keys() == self._needed.keys() and fetch_pools(self._database, self._store, pools, self._folder)
+        return pools.keys() == self._needed.keys() and unless_unwanted(
+            lambda: fetch_pools(self._database, self._store, pools, self._folder), self._is_unwanted
+        )
 
     def _find_experts(self) -> dict[str, Artifact]:
         with self._database.read() as session:
@@ -172,9 +181,7 @@ class Attempt:
         job = JobFile(
             job_id=self._claim.lease.job_id, attempt=self._claim.lease.attempt, spec=self._claim.spec,
             dataset_dir=dataset_dir,
-            checkpoint=next(
-                (name for found in checkpoints if (name := fetch_checkpoint(self._store, found, self._folder))), ""
-            ),
+            checkpoint=unless_unwanted(lambda: fetch_checkpoint(self._store, checkpoints, self._folder), self._is_unwanted),
             units_per_job=self._settings.evaluation_units, evaluated=tuple(evaluated),
             threads=self._host.threads, checkpoint_seconds=self._settings.checkpoint_seconds,
             max_trajectory_bytes=self._settings.max_trajectory_bytes,

@@ -162,3 +162,19 @@ def test_a_stalled_store_does_not_hold_a_cancel(stand: Stand) -> None:
     assert stand.http.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202
     gone(stand, worker)
     assert stand.seconds_until(job["id"], "cancelled", 10) < 10 * TIME_SCALE
+
+
+def test_o1_cancel_while_inputs_are_fetched(stand: Stand) -> None:
+    first = stand.serving_worker()
+    job = stand.probe(steps=1000)
+    stand.stepped(job["id"], 7)
+    stand.checkpointed(job["id"])
+    first.kill()
+    second = stand.worker()
+    fetch = second.store.catch(b"/checkpoints/", answer=True)
+    fetch.wait()
+    assert stand.http.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202
+    stand.in_state(job["id"], "cancelled", 5)
+    fetch.release()
+    stand.succeeded(stand.probe(steps=2)["id"], attempts=1)
+    assert second.running
