@@ -37,6 +37,7 @@ from worker.settlement import Settlement
 log = structlog.get_logger(__name__)
 
 LOOP_SECONDS = 0.1
+CHILD_LOG = "child.log"
 JOB_MODULES = {"core.run", "core.probe"}
 """Children that end with artifacts and a summary."""
 _REJECTED = {Verdict.DISCARD: "renew", Verdict.COMMIT: "commit"}
@@ -80,6 +81,8 @@ class Attempt:
             conclusion = self._conclusion()
             if conclusion.code == DeviceFaultError.code:
                 self.device_fault = conclusion.message
+            if conclusion.verdict is not Verdict.DISCARD:
+                self._settlement.keep_log(self._folder / CHILD_LOG)
             return self._settlement.settle(conclusion, self._needed)
         except LostLeaseError:
             log.warning("attempt_discarded")
@@ -200,7 +203,7 @@ class Attempt:
             timeout=self.spec.timeout_seconds, stall=self._settings.stall_seconds,
             cancel_grace=self._settings.cancel_grace_seconds, drain=self._settings.drain_seconds,
         )
-        child = Child(module, arguments, env, self._folder / "child.log")
+        child = Child(module, arguments, env, self._folder / CHILD_LOG)
         asked, flushed = 0.0, 0.0
         kills_before = oom_kills()
         try:

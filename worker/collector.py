@@ -186,6 +186,8 @@ class Collector:
         except FileNotFoundError:
             return  # the child has written newer ones and removed this one; their lines follow
 
+        before = list(self._metrics)
+
         def upload() -> None:
             try:
                 self._store.put(key, pinned)
@@ -193,7 +195,7 @@ class Collector:
                     "checkpoint", pinned.name, "application/octet-stream", pinned.stat().st_size, sha256_of(pinned), key
                 )
                 with self._database.write() as session:
-                    older = reports.add_checkpoint(session, self._lease, line.step, file)
+                    older = reports.add_checkpoint(session, self._lease, line.step, file, before)
                 self.checkpoint_stored = number == self._checkpoints
                 self._store.delete(*older)
             except (StoreUnavailableError, DatabaseUnavailableError, LostLeaseError) as error:

@@ -6,6 +6,7 @@ lost, the job is being cancelled, or the worker has to go.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
 from core.errors import InfrastructureError, StoreUnavailableError
-from core.jobs import leases, recovery, sweeping
+from core.jobs import leases, recovery, reports, sweeping
 from core.jobs.database import Database
 from core.jobs.leases import Claim, LostLeaseError, StoredFile
 from core.jobs.models import Job
@@ -25,7 +26,7 @@ from core.jobs.states import State
 from core.settings import Settings
 from core.specs.job import NeededSpec
 from core.specs.report import ArtifactLine
-from core.store.keys import artifact_key
+from core.store.keys import artifact_key, log_key
 from core.store.objects import Objects, sha256_of
 from worker.collector import POLL_SECONDS, Collector
 from worker.decide import Conclusion, Verdict
@@ -36,6 +37,9 @@ T = TypeVar("T")
 
 LONGEST_WAIT_SECONDS = 2.0
 """Between two tries; also how late a cancel may be noticed while a store is away."""
+LONGEST_LOG_BYTES = 1 << 20
+LOG_SECONDS = 10.0
+"""How long the end of an attempt waits for its log to be stored."""
 
 
 class Settlement:
@@ -90,6 +94,28 @@ class Settlement:
         if state.terminal:
             self._drop_checkpoints()
         return state
+
+    def keep_log(self, path: Path) -> None:
+        """Store what the child wrote for people, or its end; best effort, in one try that may not take long.
+
+        Raises:
+            LostLeaseError: the job is another's by now.
+        """
+        key = log_key(self._claim.lease.job_id, self._claim.lease.attempt)
+        try:
+            if not path.exists() or not path.stat().st_size:
+                return
+            if path.stat().st_size > LONGEST_LOG_BYTES:
+                _cut_to_end(path, LONGEST_LOG_BYTES)
+            upload = self._uploads.submit(self._store.put, key, path)
+            if not wait([upload], timeout=LOG_SECONDS).done:
+                log.warning("log_not_stored", error="the object store took too long")
+                return
+            upload.result()
+            with self._database.write() as session:
+                reports.add_log(session, self._claim.lease, key, path.stat().st_size)
+        except (InfrastructureError, OSError) as error:
+            log.warning("log_not_stored", error=str(error))
 
     def patiently(self, action: Callable[[], T]) -> T:
         """Repeat an action while a server is away.
@@ -241,3 +267,12 @@ class Settlement:
             self._store.delete(*keys)
         except InfrastructureError as error:
             log.warning("checkpoints_not_deleted", error=error.message)  # the sweeper finds them
+
+
+def _cut_to_end(path: Path, count: int) -> None:
+    """Keep the last bytes of a file, from the beginning of a line."""
+    with path.open("rb") as source:
+        source.seek(-count, os.SEEK_END)
+        source.readline()
+        end = source.read()
+    path.write_bytes(end)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Query
 from pydantic import StringConstraints
 from starlette.responses import Response
 
+from api.artifacts.service import in_store_thread
 from api.deps import NAME, Data, IfNoneMatch, JobId, Limit, Res, Tenant
 from api.errors import Responses, TooManySeriesError, problems
 from api.jobs import metrics, stream
@@ -43,6 +44,31 @@ def list_attempts(database: Data, tenant: Tenant, job_id: JobId) -> Response:
         data = [attempt_view(row) for row in jobs.attempts(job_id)]
     first, last = (str(data[0].number), str(data[-1].number)) if data else (None, None)
     return JsonResponse(List[AttemptView](data=data, first_id=first, last_id=last, has_more=False))
+
+
+@router.get(
+    "/{job_id}/logs", response_class=Response,
+    responses={
+        200: {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(404, 422, 502, 503)
+    },
+)
+async def get_log(
+    resources: Res,
+    tenant: Tenant,
+    job_id: JobId,
+    attempt: Annotated[int | None, Query(ge=1, le=LARGEST_STEP, description="Of this attempt; else of the newest.")] = None,
+    tail: Annotated[int | None, Query(ge=1, le=10_000, description="Only so many lines from the end.")] = None,
+) -> Response:
+    """What the process of an attempt wrote for people, its last mebibyte. It is there when the attempt has ended."""
+
+    def read() -> bytes:
+        with resources.database.read() as session:
+            row = Jobs(session, tenant).attempt_with_log(job_id, attempt)
+        return b"".join(resources.objects.chunks(row.log_key or "", 0, row.log_bytes or 0))
+
+    lines = (await in_store_thread(resources, read)).splitlines(keepends=True)
+    text = b"".join(lines if tail is None else lines[-tail:])
+    return Response(text, media_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"})
 
 
 @router.get("/{job_id}/events", response_model=EventList, responses=problems(400, 404, 422, 503))

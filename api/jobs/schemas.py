@@ -173,6 +173,7 @@ class AttemptView(BaseModel):
     )
     error: JobError | None
     resumed_from_step: int
+    log_bytes: int | None = Field(description="Size of what `GET /v1/jobs/{id}/logs` gives of it; null where there is none.")
 
 
 def attempt_view(row: Attempt) -> AttemptView:
@@ -180,6 +181,7 @@ def attempt_view(row: Attempt) -> AttemptView:
     return AttemptView(
         number=row.number, worker=row.boot_id, started_at=row.started_at, finished_at=row.finished_at, outcome=row.outcome,
         error=JobError.model_validate(row.error) if row.error else None, resumed_from_step=row.resumed_from_step,
+        log_bytes=row.log_bytes,
     )
 
 

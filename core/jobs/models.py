@@ -113,6 +113,9 @@ class Attempt(Base):
     outcome: Mapped[str | None] = mapped_column(String(16))
     error: Mapped[dict[str, Any] | None]
     resumed_from_step: Mapped[int]
+    log_key: Mapped[str | None] = mapped_column(String(512))
+    """What its child wrote for people, where it could be stored."""
+    log_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
 
 
 class Event(Base):

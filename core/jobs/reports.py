@@ -13,7 +13,7 @@ from core.jobs.database import now
 from core.jobs.events import NewEvent
 from core.jobs.leases import Lease, StoredFile, fence, owned, update
 from core.jobs.metrics import MetricPoint, put_metrics
-from core.jobs.models import Checkpoint
+from core.jobs.models import Attempt, Checkpoint
 from core.jobs.states import LEASED
 
 
@@ -37,8 +37,31 @@ def report(
     events.append(session, job, list(new_events), at)
 
 
-def add_checkpoint(session: Session, lease: Lease, step: int, file: StoredFile) -> list[str]:
+def add_log(session: Session, lease: Lease, key: str, size_bytes: int) -> None:
+    """Register the log of an attempt whose bytes are durable.
+
+    Raises:
+        LostLeaseError: the lease is gone.
+    """
+    owned(update(session, fence(lease, *LEASED)), lease)
+    session.execute(
+        sa.update(Attempt)
+        .where(Attempt.job_id == lease.job_id, Attempt.number == lease.attempt)
+        .values(log_key=key, log_bytes=size_bytes)
+    )
+
+
+def add_checkpoint(
+    session: Session, lease: Lease, step: int, file: StoredFile, metrics: Sequence[MetricPoint] = ()
+) -> list[str]:
     """Register a checkpoint whose bytes are durable.
+
+    Args:
+        session: the caller's transaction.
+        lease: the attempt's.
+        step: iteration, in the child's own count.
+        file: where the bytes lie.
+        metrics: points from before the checkpoint that may not be written yet: who goes on from here does not repeat them.
 
     Returns:
         Store keys of the checkpoints it replaces, to be deleted after the commit.
@@ -48,6 +71,7 @@ def add_checkpoint(session: Session, lease: Lease, step: int, file: StoredFile) 
     """
     at = now(session)
     job = owned(update(session, fence(lease, *LEASED)), lease)
+    put_metrics(session, job, metrics)
     older = session.scalars(
         sa.delete(Checkpoint).where(Checkpoint.job_id == lease.job_id, Checkpoint.key != file.key).returning(Checkpoint.key)
     ).all()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -99,7 +99,8 @@ def owners(session: Session, job_ids: Collection[str]) -> dict[str, Owner]:
 
 def named(session: Session, keys: Collection[str]) -> set[str]:
     """Those of some store keys that a row names."""
-    rows = sa.union(
-        sa.select(Artifact.key).where(Artifact.key.in_(keys)), sa.select(Checkpoint.key).where(Checkpoint.key.in_(keys))
+    rows: sa.CompoundSelect[Any] = sa.union(
+        sa.select(Artifact.key).where(Artifact.key.in_(keys)), sa.select(Checkpoint.key).where(Checkpoint.key.in_(keys)),
+        sa.select(Attempt.log_key).where(Attempt.log_key.in_(keys)),
     )
     return set(session.scalars(rows))

@@ -40,6 +40,11 @@ def artifact_key(job_id: str, attempt: int, name: str) -> str:
     return f"{attempt_prefix(job_id, attempt)}/artifacts/{name}"
 
 
+def log_key(job_id: str, attempt: int) -> str:
+    """Key of what an attempt's child wrote for people."""
+    return f"{attempt_prefix(job_id, attempt)}/log.txt"
+
+
 def checkpoint_key(job_id: str, attempt: int, number: int) -> str:
     """Key of an attempt's checkpoint, by its number. Never used twice: a row must not lose its bytes to a later upload."""
     return f"{attempt_prefix(job_id, attempt)}/checkpoints/{number:06d}.safetensors"

@@ -56,3 +56,12 @@ def test_a_failure_says_what_is_missing(service: Service) -> None:
     done = service.finished(job["id"])
     assert (done["state"], done["error"]["code"]) == ("failed", "dataset_unreadable")
     assert "cifar-10-batches-py" in done["error"]["message"]
+
+
+def test_a_job_that_fails_leaves_its_log(service: Service) -> None:
+    method = {"optimizer": {"lr_img": 1e6}, "num_iterations": 200, "network": {"norm": "none", "width": 8}}
+    job = service.submit(**(QUICK | {"method": method}))
+    assert service.finished(job["id"])["error"]["code"] == "diverged"
+    log = service.http.get(f"/v1/jobs/{job['id']}/logs", params={"tail": 50})
+    assert log.status_code == 200, log.text
+    assert "DivergedError" in log.text

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 
 from core.jobs import totals
 from core.jobs.database import Database
-from core.jobs.models import Artifact, Base, Checkpoint, Job
+from core.jobs.models import Artifact, Attempt, Base, Checkpoint, Job
 from core.probe import last_state
 from core.settings import Settings
 from core.specs.job import ProbeSpec, parse_job_spec
@@ -381,9 +381,9 @@ class Stand(OverHttp):
             return sum(value for (name, _), value in totals.read(session).items() if name == "fence_rejections")
 
     def swept(self, job_id: str) -> set[int]:
-        """Sweep until nothing of a job is left that no row names; the attempts that have objects then."""
+        """Sweep until nothing of a job is left that no row names; the attempts that have objects then, beside their logs."""
         self.sweep()
-        return {int(key.split("/")[3]) for key in self.objects.keys(f"jobs/{job_id}")}
+        return {int(key.split("/")[3]) for key in self.objects.keys(f"jobs/{job_id}") if not key.endswith("/log.txt")}
 
     def sweep(self) -> None:
         """Sweep until no job has an object that no row names."""
@@ -400,7 +400,8 @@ class Stand(OverHttp):
         """Keys of objects that belong to a job and that no row names."""
         with self.database.read() as session:
             jobs = set(session.scalars(sa.select(Job.id)))
-            named = set(session.scalars(sa.select(Artifact.key))) | set(session.scalars(sa.select(Checkpoint.key)))
+            columns = (Artifact.key, Checkpoint.key, Attempt.log_key)
+            named = {key for column in columns for key in session.scalars(sa.select(column))}
         return {key for key in self.objects.keys("jobs") if key.split("/")[1] in jobs and key not in named}
 
     def failed(self, job_id: str, code: str, *, attempts: int | None = None, seconds: float = 60.0) -> dict[str, Any]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from core.jobs import leases
+from core.jobs import leases, reports
+from core.jobs.leases import Lease, LostLeaseError
 from core.jobs.metrics import MetricPoint
 from core.jobs.models import Job
+from core.store.keys import log_key
 from tests.fixtures import jobs
 from tests.fixtures.api import Api, problem
 
@@ -332,3 +335,38 @@ class TestMetrics:
         api.report(lease, metrics=[MetricPoint(f"m{i:02d}", 1, 1.0) for i in range(21)])
         problem(api.http.get(url), 400, "too_many_series")
         assert api.http.get(url, headers={"If-None-Match": tag}, params={"name": "m00"}).status_code == 200
+
+
+class TestLogs:
+    def log(self, api: Api, lease: Lease, text: bytes, tmp_path: Path) -> None:
+        path = tmp_path / "child.log"
+        path.write_bytes(text)
+        key = log_key(lease.job_id, lease.attempt)
+        api.objects.put(key, path)
+        with api.database.write() as session:
+            reports.add_log(session, lease, key, len(text))
+
+    def test_the_newest_or_that_of_an_attempt_whole_or_its_end(self, api: Api, tmp_path: Path) -> None:
+        job_id = api.submit()["id"]
+        problem(api.http.get(f"/v1/jobs/{job_id}/logs"), 404, "not_found")
+        first = api.claim(job_id)
+        self.log(api, first, "one\ntwo\nthr\u00e9e\n".encode(), tmp_path)
+        api.fail(first, retry_after_seconds=0.0)
+        second = api.claim(job_id)
+        answer = api.http.get(f"/v1/jobs/{job_id}/logs")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        assert answer.text == "one\ntwo\nthr\u00e9e\n"
+        assert api.http.get(f"/v1/jobs/{job_id}/logs", params={"tail": 1}).text == "thr\u00e9e\n"
+        self.log(api, second, b"again\n", tmp_path)
+        assert api.http.get(f"/v1/jobs/{job_id}/logs").text == "again\n"
+        assert api.http.get(f"/v1/jobs/{job_id}/logs", params={"attempt": 1}).text.startswith("one")
+        problem(api.http.get(f"/v1/jobs/{job_id}/logs", params={"attempt": 3}), 404, "not_found")
+        sizes = [row["log_bytes"] for row in api.http.get(f"/v1/jobs/{job_id}/attempts").json()["data"]]
+        assert sizes == [15, 6]
+
+    def test_nobody_elses_and_none_of_a_lost_lease(self, api: Api, tmp_path: Path) -> None:
+        lease = api.claim(api.submit()["id"])
+        api.fail(lease, retry_after_seconds=0.0)
+        with pytest.raises(LostLeaseError):
+            self.log(api, lease, b"late\n", tmp_path)
