@@ -35,8 +35,9 @@ recipes: $(STAMP) ## run every recipe as a job over HTTP; minutes
 stats: $(STAMP) ## run the statistical tests on real data; minutes to hours
 	$(BIN)/python -m pytest tests/statistical
 
-faults: $(STAMP) ## kill, freeze and cut off real processes and servers; up to half an hour. FAULTS='not long': minutes
+faults: $(STAMP) ## kill, freeze and cut off real processes and servers; half an hour. FAULTS='not long': minutes
 	$(BIN)/python -m pytest tests/faults -m '$(FAULTS)'
+	$(if $(FAULTS),,$(BIN)/python -m tests.faults.soak)
 
 bench: $(STAMP) ## measure speed against plain implementations
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name || exit 1; done

@@ -57,8 +57,11 @@ class Host:
         """Set when the worker has to go: it hands its job back and takes no more."""
         self._folder = settings.jobs_dir / self.boot_id
         self._folder.mkdir(parents=True)
-        self._lock = (self._folder / "lock").open("w")
+        unlocked = self._folder / "lock.new"
+        self._lock = unlocked.open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        # Locked before it is seen: another worker would take the folder for that of a dead one.
+        unlocked.rename(self._folder / "lock")
         _remove_folders_of_dead_workers(settings.jobs_dir)
 
     @property

@@ -94,7 +94,7 @@ class Reconciler:
                         continue  # its message is probably still waiting in line
                 queue.publish(self._app, row.job_id, row.queue, row.priority)
                 with self._database.write() as session:
-                    recovery.mark_sent(session, row.job_id)
+                    recovery.mark_sent(session, row.job_id, row.attempt)
                 log.info("message_sent", job_id=row.job_id, again=row.ever_sent)
         except queue.BROKER_ERRORS as error:
             log.warning("broker_unavailable", error=str(error))

@@ -51,7 +51,7 @@ class Supervisor:
             state = attempt.run()
             log.info("attempt_ended", state=state)
         if state is State.QUEUED and not attempt.retry_delay:
-            self._sender.send(Ticket(job_id, attempt.spec.queue, attempt.spec.priority))
+            self._sender.send(Ticket(job_id, claim.lease.attempt, attempt.spec.queue, attempt.spec.priority))
         elif state is State.WAITING or (state is not None and state.terminal):
             self._send_around(job_id)
         if attempt.device_fault:
@@ -73,4 +73,4 @@ class Supervisor:
             log.warning("messages_left_to_the_reconciler", error=error.message)
             return
         for row in rows:
-            self._sender.send(Ticket(row.job_id, row.queue, row.priority))
+            self._sender.send(Ticket(row.job_id, row.attempt, row.queue, row.priority))

@@ -161,7 +161,7 @@ def _create(
         job, created = _insert(resources, tenant, spec, idempotency, retried_from)
     if not created.replayed:
         priority = next(name for name in PRIORITIES if name == job.priority)
-        resources.sender.send(Ticket(job.id, job.queue, priority))
+        resources.sender.send(Ticket(job.id, job.attempt, job.queue, priority))
     return created
 
 

@@ -93,6 +93,8 @@ class Ticket(NamedTuple):
     """A committed job that wants a message."""
 
     job_id: str
+    attempt: int
+    """Attempts so far."""
     queue: str
     priority: Priority
 
@@ -124,7 +126,7 @@ class Sender:
             try:
                 publish(self._app, ticket.job_id, ticket.queue, ticket.priority)
                 with self._database.write() as session:
-                    recovery.mark_sent(session, ticket.job_id)
+                    recovery.mark_sent(session, ticket.job_id, ticket.attempt)
             except _SENDING_ERRORS as error:
                 log.warning("message not sent, the reconciler will: %s (%s)", ticket.job_id, error)
             except Exception:

@@ -38,6 +38,8 @@ class Waiting(NamedTuple):
     """A queued row that is due and may need a message."""
 
     job_id: str
+    attempt: int
+    """Attempts so far."""
     queue: str
     priority: Priority
     ever_sent: bool
@@ -109,13 +111,13 @@ def unsent(session: Session, resend_seconds: float, crowded_seconds: float) -> S
     """
     at = now(session)
     rows = session.execute(
-        sa.select(Job.id, Job.queue, Job.priority, Job.sent_at, Job.send_count)
+        sa.select(Job.id, Job.attempt, Job.queue, Job.priority, Job.sent_at, Job.send_count)
         .where(Job.state == State.QUEUED, Job.next_run_at <= at)
         .order_by(Job.next_run_at)
     )
     found = []
-    for job_id, queue, priority, sent_at, count in rows:
-        row = Waiting(job_id, queue, cast(Priority, priority), ever_sent=sent_at is not None)
+    for job_id, attempt, queue, priority, sent_at, count in rows:
+        row = Waiting(job_id, attempt, queue, cast(Priority, priority), ever_sent=sent_at is not None)
         if sent_at is not None:
             waited, factor = (at - sent_at).total_seconds(), min(2 ** min(max(count - 1, 0), 8), LONGEST_FACTOR)
             if waited <= resend_seconds * factor:
@@ -132,17 +134,19 @@ def unsent_around(session: Session, job_id: str) -> Sequence[Waiting]:
         sa.select(JobDependency.job_id).where(JobDependency.needs_id == job_id),
     )
     rows = session.execute(
-        sa.select(Job.id, Job.queue, Job.priority)
+        sa.select(Job.id, Job.attempt, Job.queue, Job.priority)
         .where(Job.id.in_(edges), Job.state == State.QUEUED, Job.sent_at.is_(None), Job.next_run_at <= now(session))
         .order_by(Job.id)
     )
-    return [Waiting(found, queue, cast(Priority, priority), ever_sent=False) for found, queue, priority in rows]
+    return [
+        Waiting(found, attempt, queue, cast(Priority, priority), ever_sent=False) for found, attempt, queue, priority in rows
+    ]
 
 
-def mark_sent(session: Session, job_id: str) -> None:
-    """Note that a message for a queued job was published."""
+def mark_sent(session: Session, job_id: str, attempt: int) -> None:
+    """Note that a message for a queued job was published, unless that has led to another attempt meanwhile."""
     session.execute(
         sa.update(Job)
-        .where(Job.id == job_id, Job.state == State.QUEUED)
+        .where(Job.id == job_id, Job.attempt == attempt, Job.state == State.QUEUED)
         .values(sent_at=now(session), send_count=Job.send_count + 1)
     )

@@ -1,4 +1,4 @@
-"""A long run under random faults: `python -m tests.faults.soak --out results.json`.
+"""A long run under random faults: `python -m tests.faults.soak [--out results.json]`.
 
 Jobs (nine probes to one small distillation) go through several workers while workers are killed and the broker is emptied at
 times that a seed decides. Afterwards every job has one whole result, no child process is left, and after a sweep no object is
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import signal
 import statistics
@@ -27,6 +26,7 @@ import sqlalchemy as sa
 from core.jobs.models import Attempt, Event, Job
 from core.jobs.states import State
 from tests.faults.stand import LEASE_SECONDS, SLACK_SECONDS, Node, Stand, standing
+from tests.fixtures import machine
 from tests.fixtures.servers import s3_process
 from tests.fixtures.service import QUICK
 
@@ -173,7 +173,7 @@ class Soak:
 
 def describe(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """What the results file holds."""
-    return {"plan": asdict(plan), "cores": os.cpu_count(), "lease_seconds": LEASE_SECONDS, "outcome": asdict(outcome)}
+    return {"plan": asdict(plan), "hardware": machine.describe(), "lease_seconds": LEASE_SECONDS, "outcome": asdict(outcome)}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -182,15 +182,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=Plan.jobs)
     parser.add_argument("--workers", type=int, default=Plan.workers)
     parser.add_argument("--seed", type=int, default=Plan.seed)
-    parser.add_argument("--out", type=Path, required=True, help="results file")
+    parser.add_argument("--out", type=Path, help="results file")
     options = parser.parse_args(arguments)
     plan = Plan(jobs=options.jobs, workers=options.workers, seed=options.seed)
     with tempfile.TemporaryDirectory(prefix="df-soak-") as folder, contextlib.contextmanager(s3_process)() as s3, \
             standing(Path(folder), s3) as stand:
         stand.prepare()
         outcome = Soak(stand, plan).run()
-    options.out.write_text(json.dumps(describe(plan, outcome), indent=1) + "\n")
-    sys.stdout.write(json.dumps(asdict(outcome)) + "\n")
+    text = json.dumps(describe(plan, outcome), indent=1) + "\n"
+    sys.stdout.write(text)
+    if options.out is not None:
+        options.out.write_text(text)
     return 0 if sound(outcome) else 1
 
 

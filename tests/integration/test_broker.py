@@ -73,7 +73,7 @@ def test_a_broker_that_is_away_costs_nothing_but_time(sqlite_url: str) -> None:
     database = Database(sqlite_url)
     job = jobs.create(database)
     sender = Sender(celery_app(settings), database)
-    sender.send(Ticket(job.id, "cpu", "normal"))  # returns at once; what becomes of it is not waited for
+    sender.send(Ticket(job.id, 0, "cpu", "normal"))  # returns at once; what becomes of it is not waited for
     Reconciler(database, settings).tick()
     assert jobs.get(database, job.id).sent_at is None
     database.dispose()

@@ -77,7 +77,7 @@ def test_rows_that_no_message_was_sent_for(api: Api) -> None:
     with api.database.write() as session:
         session.get_one(Job, first).sent_at = None
         session.get_one(Job, first).next_run_at -= timedelta(seconds=200)
-        recovery.mark_sent(session, second)
+        recovery.mark_sent(session, second, 0)
     found = scrape(api)
     assert found["distill_outbox_rows",] == 1
     assert 200 <= found["distill_outbox_oldest_seconds",] < 260

@@ -74,10 +74,20 @@ class TestUnsent:
             (row,) = recovery.unsent(session, 30.0, 600.0)
         assert (row.job_id, row.queue, row.priority, row.ever_sent) == (job.id, "cpu", "normal", False)
         with database.write() as session:
-            recovery.mark_sent(session, job.id)
+            recovery.mark_sent(session, job.id, 0)
         with database.read() as session:
             assert recovery.unsent(session, 30.0, 600.0) == []
             assert [w.ever_sent for w in recovery.unsent(session, -1.0, 600.0)] == [True]
+
+    def test_a_late_note_does_not_hide_a_row_that_was_queued_again(self, database: Database) -> None:
+        job = jobs.create(database)
+        lease = jobs.claim(database, job.id).lease
+        with database.write() as session:
+            leases.give_back(session, lease, "drain")
+        with database.write() as session:
+            recovery.mark_sent(session, job.id, 0)  # of the message that led to the attempt which is over
+        with database.read() as session:
+            assert [(row.attempt, row.ever_sent) for row in recovery.unsent(session, 30.0, 600.0)] == [(1, False)]
 
     def test_both_waits_double_and_the_longer_one_asks_no_broker(self, database: Database) -> None:
         job = jobs.create(database)
@@ -105,7 +115,7 @@ class TestUnsent:
 def test_a_worker_that_gives_back_starts_the_clock_anew(database: Database) -> None:
     job = jobs.create(database)
     with database.write() as session:
-        recovery.mark_sent(session, job.id)
+        recovery.mark_sent(session, job.id, 0)
     lease = jobs.claim(database, job.id).lease
     with database.write() as session:
         leases.give_back(session, lease, "drain")
