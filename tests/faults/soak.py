@@ -62,8 +62,11 @@ class Outcome:
     orphan_processes: int = 0
     orphan_objects: int = 0
     seconds: float = 0.0
+    requeue_seconds_median: float | None = None
+    """From a kill to the job that was hit being queued again."""
+    requeue_seconds_max: float | None = None
     restart_seconds_median: float | None = None
-    """From a kill to the next attempt of the job that was hit."""
+    """From a kill to its next attempt: the job stands behind all that were queued before."""
     restart_seconds_max: float | None = None
     attempts: dict[int, int] = field(default_factory=dict)
     """How many jobs needed so many attempts."""
@@ -150,6 +153,11 @@ class Soak:
                 (job_id, number): started.timestamp()
                 for job_id, number, started in session.execute(sa.select(Attempt.job_id, Attempt.number, Attempt.started_at))
             }
+            ends = {
+                (job_id, number): finished.timestamp()
+                for job_id, number, finished in session.execute(sa.select(Attempt.job_id, Attempt.number, Attempt.finished_at))
+                if finished is not None
+            }
         outcome.lost = sum(states.get(job_id) != State.SUCCEEDED for job_id in job_ids)
         outcome.doubled = sum(successes.get(job_id, 0) > 1 for job_id in job_ids)
         for job_id in job_ids:
@@ -159,6 +167,10 @@ class Soak:
         if waits:
             outcome.restart_seconds_median = round(statistics.median(waits), 2)
             outcome.restart_seconds_max = round(max(waits), 2)
+        lost = [ends[job_id, number] - at for job_id, number, at in self._hit if (job_id, number) in ends]
+        if lost:
+            outcome.requeue_seconds_median = round(statistics.median(lost), 2)
+            outcome.requeue_seconds_max = round(max(lost), 2)
         for job_id in job_ids:
             outcome.attempts[tries[job_id]] = outcome.attempts.get(tries[job_id], 0) + 1
         for node in nodes:
