@@ -20,7 +20,9 @@ from starlette.types import Scope
 from api.jobs.feed import Feed
 from core.errors import DatabaseUnavailableError
 from core.jobs import census, totals
+from core.jobs.census import QueueCount
 from core.jobs.database import Database
+from core.jobs.queue import QUEUES
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,10 @@ COUNTERS = {
     "fence_rejections": "Attempts that found their job given away, when renewing or when committing.",
 }
 """What `core.jobs.totals` has, and what it means."""
+FROM_THE_START: dict[str, tuple[tuple[str, ...], ...]] = {
+    "leases_expired": ((),), "fence_rejections": tuple((op,) for op in totals.FENCED_OPS),
+}
+"""Counters that are shown as 0 before they are counted: an alarm that watches for a rise must not miss the first."""
 SUMMARIES = {
     "job_queue_seconds": "From creation to the first start, of jobs that are over.",
     "job_run_seconds": "From the first start to the end, of jobs that are over.",
@@ -97,8 +103,8 @@ class SqlCollector(Collector):
             counted.add_metric((job.state, job.queue), job.jobs)
         yield counted
         oldest = GaugeMetricFamily("distill_queue_oldest_seconds", "Wait of the oldest job that is due.", labels=("queue",))
-        for name, queue in queues.items():
-            oldest.add_metric((name,), queue.oldest_seconds)
+        for name in dict.fromkeys([*QUEUES, *queues]):
+            oldest.add_metric((name,), queues.get(name, QueueCount()).oldest_seconds)
         yield oldest
         seen = GaugeMetricFamily("distill_workers", "Workers by state.", labels=("state",))
         for state, count in workers.items():
@@ -125,9 +131,10 @@ class SqlCollector(Collector):
 
 
 def _labelled(found: totals.Totals, name: str) -> list[tuple[tuple[str, ...], float]]:
-    """The values of one total by its labels; one without labels is 0 until it is counted."""
-    values = [(labels, value) for (total, labels), value in sorted(found.items()) if total == name]
-    return values or ([] if totals.LABELS[name] else [((), 0.0)])
+    """The values of one total by its labels."""
+    values = dict.fromkeys(FROM_THE_START.get(name, ()), 0.0)
+    values |= {labels: value for (total, labels), value in sorted(found.items()) if total == name}
+    return list(values.items())
 
 
 @router.get(

@@ -90,7 +90,7 @@ def submit(
     ] = None,
     idempotency_key: Annotated[str, typer.Option(help="Submitting again with the same key makes no second job.")] = "",
     validate_only: Annotated[
-        bool, typer.Option("--validate-only", help="Print the resolved specification; create nothing.")
+        bool, typer.Option("--validate-only", help="Print the resolved specification and an estimate; create nothing.")
     ] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the job until it ends.")] = False,
     as_json: AsJson = False,

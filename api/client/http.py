@@ -101,10 +101,8 @@ class DistillClient:
         return self._connection.request("POST", "/v1/jobs", headers=headers, body=spec)
 
     def validate(self, spec: Mapping[str, Any]) -> Json:
-        """Resolve a specification without creating a job; returns it with every default filled in."""
-        answer = self._connection.request("POST", "/v1/jobs", params={"validate_only": "true"}, body=spec)
-        resolved = answer.get("spec", answer)
-        return resolved if isinstance(resolved, dict) else answer
+        """Resolve a specification without creating a job: `spec` with every default filled in, its `budget`, an `estimate`."""
+        return self._connection.request("POST", "/v1/jobs", params={"validate_only": "true"}, body=spec)
 
     def job(self, job_id: str) -> Json:
         """Read one job."""

@@ -59,12 +59,12 @@ async def get_log(
     attempt: Annotated[int | None, Query(ge=1, le=LARGEST_STEP, description="Of this attempt; else of the newest.")] = None,
     tail: Annotated[int | None, Query(ge=1, le=10_000, description="Only so many lines from the end.")] = None,
 ) -> Response:
-    """What the process of an attempt wrote for people, its last mebibyte. It is there when the attempt has ended."""
+    """What the process of an attempt that has ended wrote for people, its last mebibyte; empty where that was nothing."""
 
     def read() -> bytes:
         with resources.database.read() as session:
-            row = Jobs(session, tenant).attempt_with_log(job_id, attempt)
-        return b"".join(resources.objects.chunks(row.log_key or "", 0, row.log_bytes or 0))
+            row = Jobs(session, tenant).ended_attempt(job_id, attempt)
+        return b"".join(resources.objects.chunks(row.log_key, 0, row.log_bytes or 0)) if row.log_key is not None else b""
 
     lines = (await in_store_thread(resources, read)).splitlines(keepends=True)
     text = b"".join(lines if tail is None else lines[-tail:])

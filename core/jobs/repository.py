@@ -190,22 +190,21 @@ class Jobs:
             .limit(limit)
         ).all()
 
-    def attempt_with_log(self, job_id: str, number: int | None) -> Attempt:
-        """An attempt that has left a log: that one, or the newest.
+    def ended_attempt(self, job_id: str, number: int | None) -> Attempt:
+        """An attempt that has ended: that one, or the newest.
 
         Raises:
-            NotFoundError: this tenant has no such job, or it has no such log.
+            NotFoundError: this tenant has no such job, or that has no such attempt.
         """
         self.get(job_id)
         wanted = sa.true() if number is None else Attempt.number == number
         row = self.session.scalar(
             sa.select(Attempt)
-            .where(Attempt.job_id == job_id, Attempt.tenant_id == self.tenant_id, Attempt.log_key.is_not(None), wanted)
+            .where(Attempt.job_id == job_id, Attempt.tenant_id == self.tenant_id, Attempt.finished_at.is_not(None), wanted)
             .order_by(Attempt.number.desc()).limit(1)
         )
         if row is None:
-            which = "no attempt of this job" if number is None else f"attempt {number}"
-            raise NotFoundError(f"{which} has left a log; it is kept when an attempt ends")
+            raise NotFoundError(f"{'no attempt' if number is None else f'no attempt {number}'} of {job_id} has ended")
         return row
 
     def attempts(self, job_id: str) -> Sequence[Attempt]:

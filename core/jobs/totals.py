@@ -34,6 +34,9 @@ LABELS: dict[str, tuple[str, ...]] = {
 """The labels of every total. The seconds are sums over the jobs that are over and were started; `method`
 is a job's recipe, or its kind where it has none."""
 
+FENCED_OPS = ("renew", "commit", "settle")
+"""What an attempt may be about when it finds itself fenced off."""
+
 _METHOD = sa.func.coalesce(sa.func.nullif(Job.recipe, ""), Job.kind)
 _OVER = Job.state.in_([state for state in State if state.terminal])
 

@@ -353,12 +353,14 @@ class TestLogs:
         self.log(api, first, "one\ntwo\nthr\u00e9e\n".encode(), tmp_path)
         api.fail(first, retry_after_seconds=0.0)
         second = api.claim(job_id)
+        problem(api.http.get(f"/v1/jobs/{job_id}/logs", params={"attempt": 2}), 404, "not_found")
         answer = api.http.get(f"/v1/jobs/{job_id}/logs")
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "text/plain; charset=utf-8"
         assert answer.text == "one\ntwo\nthr\u00e9e\n"
         assert api.http.get(f"/v1/jobs/{job_id}/logs", params={"tail": 1}).text == "thr\u00e9e\n"
         self.log(api, second, b"again\n", tmp_path)
+        api.fail(second, retry_after_seconds=0.0)
         assert api.http.get(f"/v1/jobs/{job_id}/logs").text == "again\n"
         assert api.http.get(f"/v1/jobs/{job_id}/logs", params={"attempt": 1}).text.startswith("one")
         problem(api.http.get(f"/v1/jobs/{job_id}/logs", params={"attempt": 3}), 404, "not_found")
@@ -370,3 +372,4 @@ class TestLogs:
         api.fail(lease, retry_after_seconds=0.0)
         with pytest.raises(LostLeaseError):
             self.log(api, lease, b"late\n", tmp_path)
+        assert api.http.get(f"/v1/jobs/{lease.job_id}/logs").text == "", "it ended without a word"

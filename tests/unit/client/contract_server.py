@@ -96,7 +96,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         match [self.command, *parts.path.strip("/").split("/")]:
             case ["POST", "v1", "jobs"] if self.query.get("validate_only") == ["true"]:
-                self.json({"object": "job_validation", "spec": json.loads(body) | {"resolved": True}})
+                spec = json.loads(body) | {"resolved": True}
+                self.json({"object": "job_validation", "spec": spec, "estimate": {"seconds": 1.0}})
             case ["POST", "v1", "jobs"]:
                 key = self.headers.get("Idempotency-Key", "")
                 job_id = contract.by_key.setdefault(key, f"job_{len(contract.jobs) + 1}")

@@ -116,7 +116,9 @@ class TestSubmit:
 
     def test_validate_only_creates_nothing(self, service: ContractServer) -> None:
         done = distill("submit", *DIGITS, "--validate-only")
-        assert json.loads(done.stdout)["resolved"] is True
+        shown = json.loads(done.stdout)
+        assert shown["spec"]["resolved"] is True
+        assert shown["estimate"] == {"seconds": 1.0}
         assert service.jobs == {}
 
 
