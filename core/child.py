@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from core.errors import DatasetUnreadableError, DistillError, DivergedError, HostMemoryError, InvalidInputError, SpecError
-from core.progress import Delegated, Hooks, Stopped
+from core.progress import DelegatedError, Hooks, Stopped
 from core.specs.job import JobSpec, parse_job_spec
 from core.specs.report import ErrorLine, ExitCode, JobFile, MetricLine, Phase, PhaseLine, ProgressLine, UnitsLine, WarningLine
 
@@ -214,7 +214,7 @@ def serve(
         run(Path(arguments[0]), lines, hooks)
     except Stopped:
         return int(ExitCode.STOPPED)
-    except Delegated as rest:
+    except DelegatedError as rest:
         lines.write(UnitsLine(units=rest.units, set_digest=rest.set_digest))
         return int(ExitCode.WAITING)
     except Exception as error:

@@ -19,7 +19,7 @@ class Stopped(Exception):  # noqa: N818 - a request, not an error
     """The caller asked to stop; everything worth keeping is in the record and in the checkpoint."""
 
 
-class Delegated(Exception):  # noqa: N818 - a request, not an error
+class DelegatedError(Exception):
     """The rest of the evaluation is for other jobs; a checkpoint of the finished set was written."""
 
     def __init__(self, units: tuple[str, ...], set_digest: str) -> None:

@@ -31,7 +31,7 @@ def run(folder: Path, lines: Lines, hooks: ChildHooks) -> None:
     Raises:
         SpecError: `job.json` is missing or is not one this version understands.
         Stopped: SIGTERM came; what is worth keeping was written.
-        Delegated: other jobs are to do the rest; what they need was written.
+        DelegatedError: other jobs are to do the rest; what they need was written.
         JobFailure: the job cannot finish.
     """
     file, spec = read_job(folder)

@@ -22,7 +22,7 @@ from core.evaluation.evaluate import ACCURACY_SERIES, LOSS_SERIES, evaluate, uni
 from core.evaluation.held_out import HeldOut
 from core.experts import FromFiles
 from core.machine import device_name, peak_memory_bytes, versions
-from core.progress import Delegated, Record, Stopped
+from core.progress import DelegatedError, Record, Stopped
 from core.report.numbers import write_json
 from core.report.outcome import Outcome, Score, Whitened
 from core.specs.job import DistillationSpec
@@ -46,7 +46,7 @@ class Distillation:
 
         Raises:
             Stopped: SIGTERM came; a checkpoint was written.
-            Delegated: the evaluation is for other jobs; a checkpoint was written.
+            DelegatedError: the evaluation is for other jobs; a checkpoint was written.
             JobFailure: the job cannot finish.
         """
         spec, attempt, hooks = self.spec, self.attempt, self.attempt.hooks
@@ -75,7 +75,7 @@ class Distillation:
         self._save(distilled.engine)
         left = tuple(unit.key for unit in units(spec.evaluation) if unit.key not in self.record.units)
         if 0 < attempt.file.units_per_job < len(left):
-            raise Delegated(left, digest_of(distilled))
+            raise DelegatedError(left, digest_of(distilled))
         self._report(distilled, self._evaluate(distilled, data, experts), data)
 
     def evaluate_only(self, only: tuple[str, ...], set_digest: str) -> None:
