@@ -20,9 +20,9 @@ from core.jobs.models import DEFAULT_TENANT, Job, JobDependency, Tick
 from core.jobs.states import LEASED, State
 from core.specs.job import Priority
 
-LONGEST_FACTOR = 8
-"""How far the wait for another message grows. A broker that is wiped again and again must not leave workers idle for long, and
-an empty queue takes a message too many without harm."""
+MOST_DOUBLINGS = 3
+"""How often the wait for another message doubles. A broker that is wiped again and again must not leave workers idle for
+long, and an empty queue takes a message too many without harm."""
 
 WORKER_LOST = {
     "code": "worker_lost", "message": "the worker stopped renewing its lease", "retryable": True, "detail": {},
@@ -105,8 +105,8 @@ def reap(session: Session, lease: Lease, grace_seconds: float, backoff_seconds: 
 def unsent(session: Session, resend_seconds: float, crowded_seconds: float) -> Sequence[Waiting]:
     """Due rows that were never sent, or were sent so long ago that their message may be lost.
 
-    Both waits double with every message sent, up to `LONGEST_FACTOR` times. After the first, a row needs another message if its
-    broker queue is empty, which the caller looks up. After the second it needs one anyway: what stands in the queue may be
+    Both waits double with every message sent, `MOST_DOUBLINGS` times at most. After the first, a row needs another message if
+    its broker queue is empty, which the caller looks up. After the second it needs one anyway: what stands in the queue may be
     foreign or stuck, and a message too many costs nothing.
     """
     at = now(session)
@@ -119,7 +119,7 @@ def unsent(session: Session, resend_seconds: float, crowded_seconds: float) -> S
     for job_id, attempt, queue, priority, sent_at, count in rows:
         row = Waiting(job_id, attempt, queue, cast(Priority, priority), ever_sent=sent_at is not None)
         if sent_at is not None:
-            waited, factor = (at - sent_at).total_seconds(), min(2 ** min(max(count - 1, 0), 8), LONGEST_FACTOR)
+            waited, factor = (at - sent_at).total_seconds(), 2 ** min(max(count - 1, 0), MOST_DOUBLINGS)
             if waited <= resend_seconds * factor:
                 continue
             row = row._replace(overdue=waited > crowded_seconds * factor)

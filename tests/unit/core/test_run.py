@@ -426,9 +426,9 @@ def test_failures_have_codes(error: Exception, code: str, exit_code: ExitCode) -
     assert (failure.code, failure.exit_code) == (code, exit_code)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_a_worker_has_lost_is_a_fault_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulated: the worker was given a GPU, and there is none."""
+    """Simulated: the worker was given a GPU, and torch finds none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aaaa")
     with pytest.raises(DeviceFaultError, match="GPU-aaaa, is not there"):
         choose_device(ResourcesSpec(gpus=1))

@@ -1,4 +1,4 @@
-"""What removed rows had counted for in the totals that Prometheus reads; indexes behind foreign keys.
+"""What removed rows had counted for in the totals that Prometheus reads; logs of attempts; indexes behind foreign keys.
 
 Revision: 0004, after 0003. Expand only: code of the revision before goes on working.
 """
@@ -23,6 +23,8 @@ def upgrade() -> None:
         sa.Column('value', sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint('name', 'labels', name=op.f('pk_totals')),
     )
+    op.add_column('attempts', sa.Column('log_key', sa.String(length=512), nullable=True))
+    op.add_column('attempts', sa.Column('log_bytes', sa.BigInteger(), nullable=True))
     op.create_index('ix_jobs_parent_id', 'jobs', ['parent_id'], unique=False)
     op.create_index('ix_idempotency_keys_job_id', 'idempotency_keys', ['job_id'], unique=False)
 
@@ -30,4 +32,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index('ix_idempotency_keys_job_id', table_name='idempotency_keys')
     op.drop_index('ix_jobs_parent_id', table_name='jobs')
+    op.drop_column('attempts', 'log_bytes')
+    op.drop_column('attempts', 'log_key')
     op.drop_table('totals')
