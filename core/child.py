@@ -112,12 +112,12 @@ class ChildHooks(Hooks):
         self._lines.write(WarningLine(code=code, message=message))
 
     @contextmanager
-    def busy(self, message: str) -> Iterator[None]:
+    def busy(self, message: str, limit_seconds: float = BUSY_LIMIT_SECONDS) -> Iterator[None]:
         """Say every two seconds that a long call runs, up to a limit."""
         done = threading.Event()
 
         def beat() -> None:
-            limit = time.monotonic() + BUSY_LIMIT_SECONDS
+            limit = time.monotonic() + limit_seconds
             while not done.wait(BUSY_SECONDS) and time.monotonic() < limit:
                 self._say(message)
 

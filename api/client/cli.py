@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
-from api.client import display, service_verbs
+from api.client import display, fleet_verbs, service_verbs
 from api.client.archive import download_job
 from api.client.connection import Json
 from api.client.errors import ClientError, LauncherError, UsageError
 from api.client.http import DistillClient
 from api.client.job_request import job_request, retry_request
 from api.client.rows import dataset_row, job_facts, job_row, method_row
+from api.client.session import Session
 
 app = typer.Typer(
     name="distill",
@@ -34,24 +34,6 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as `su
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
-class _Session:
-    """What the options before the verb decide."""
-
-    url = ""
-
-    @staticmethod
-    def client() -> DistillClient:
-        return DistillClient(_Session.url)
-
-    @staticmethod
-    def out() -> Console:
-        return display.console()
-
-    @staticmethod
-    def err() -> Console:
-        return display.console(stderr=True)
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"distill {importlib.metadata.version('distill-service')}")
@@ -65,7 +47,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    _Session.url = url
+    Session.url = url
 
 
 @app.command()
@@ -104,16 +86,16 @@ def submit(
         "method.num_iterations": iterations, "priority": priority or None, "resources.gpus": gpus,
     }
     request = job_request(spec, given, assignments=assign or (), tags=tag or ())
-    with _Session.client() as client:
+    with Session.client() as client:
         if validate_only:
-            display.print_json(_Session.out(), client.validate(request))
+            display.print_json(Session.out(), client.validate(request))
             return
         job = client.submit(request, idempotency_key=idempotency_key)
         _show_submitted(client, job, watch=watch, as_json=as_json)
 
 
 def _show_submitted(client: DistillClient, job: Json, *, watch: bool, as_json: bool) -> None:
-    out = _Session.out()
+    out = Session.out()
     if watch:
         if not as_json:
             out.print(f"submitted {job['id']}")
@@ -130,12 +112,12 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per event, then the job.")] = False,
 ) -> None:
     """Follow a job until it ends. Exit code: 0 succeeded, 1 failed or cancelled, 130 after Ctrl-C (the job goes on)."""
-    with _Session.client() as client:
+    with Session.client() as client:
         _watch(client, job, as_json=as_json)
 
 
 def _watch(client: DistillClient, job_id: str, *, as_json: bool) -> NoReturn:
-    out, err = _Session.out(), _Session.err()
+    out, err = Session.out(), Session.err()
     try:
         if as_json:
             job = display.follow(client, job_id, out, on_event=lambda event: display.print_json(out, event, indent=None))
@@ -155,13 +137,14 @@ def _watch(client: DistillClient, job_id: str, *, as_json: bool) -> NoReturn:
 @app.command("list")
 def list_jobs(
     state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; repeatable.")] = None,
+    kind: Annotated[str, typer.Option(help="Only this kind: distillation, experts, evaluation or probe.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    out = _Session.out()
-    with _Session.client() as client:
-        found = list(client.jobs(states=state or (), limit=limit))
+    out = Session.out()
+    with Session.client() as client:
+        found = list(client.jobs(states=state or (), kind=kind, limit=limit))
     display.print_listing(
         out, found, ("job", "state", "recipe", "data set", "ipc", "done", "created"), job_row, as_json=as_json,
         empty="no jobs yet; submit one with: distill submit --dataset digits --ipc 1 --recipe dm --iterations 300",
@@ -175,8 +158,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one job: state, progress, result or error."""
-    out = _Session.out()
-    with _Session.client() as client:
+    out = Session.out()
+    with Session.client() as client:
         found = client.job(job)
         files = client.artifacts(job) if found["state"] == "succeeded" and not (spec or as_json) else []
     if spec or as_json:
@@ -191,14 +174,34 @@ def show(
 
 
 @app.command()
+def logs(
+    job: JobId,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Of this attempt; default: the newest that has ended.")] = None,
+    tail: Annotated[int | None, typer.Option(min=1, max=10_000, help="Only so many lines from the end.")] = None,
+) -> None:
+    """Print what the process of an ended attempt wrote: its last mebibyte."""
+    with Session.client() as client:
+        text = client.attempt_log(job, attempt=attempt, tail=tail)
+    Session.out().file.write(text)
+
+
+@app.command()
+def delete(job: JobId) -> None:
+    """Delete a job that is over, with everything it made."""
+    with Session.client() as client:
+        client.delete(job)
+    Session.out().print(f"{job} is deleted")
+
+
+@app.command()
 def cancel(job: JobId, as_json: AsJson = False) -> None:
     """Cancel a job. One that runs is stopped by its worker within seconds."""
-    with _Session.client() as client:
+    with Session.client() as client:
         found = client.cancel(job)
     if as_json:
-        display.print_json(_Session.out(), found)
+        display.print_json(Session.out(), found)
     else:
-        _Session.out().print(f"{found['id']} is {found['state']}")
+        Session.out().print(f"{found['id']} is {found['state']}")
 
 
 @app.command()
@@ -214,7 +217,7 @@ def retry(
 ) -> None:
     """Run a job that is over once more, as a new job with the same specification or with changes to it."""
     changes = retry_request({"seed": seed}, assign or ())
-    with _Session.client() as client:
+    with Session.client() as client:
         _show_submitted(client, client.retry(job, changes), watch=watch, as_json=as_json)
 
 
@@ -231,13 +234,13 @@ def download(
     that was cut continues where it stopped when the command is repeated.
     """
     folder = output or Path(job)
-    with _Session.client() as client:
+    with Session.client() as client:
         paths = download_job(client, job, folder, kind=kind)
     if as_json:
-        display.print_json(_Session.out(), [str(path) for path in paths])
+        display.print_json(Session.out(), [str(path) for path in paths])
         return
     for path in paths:
-        _Session.out().print(str(path))
+        Session.out().print(str(path))
 
 
 @app.command()
@@ -258,8 +261,8 @@ def _print_catalogue(
     name: str, read: Callable[[DistillClient, str], Json], read_all: Callable[[DistillClient], list[Json]],
     columns: Sequence[str], row: Callable[[Json], Sequence[str]], *, as_json: bool,
 ) -> None:
-    out = _Session.out()
-    with _Session.client() as client:
+    out = Session.out()
+    with Session.client() as client:
         if name:
             display.print_json(out, read(client, name))
             return
@@ -267,13 +270,14 @@ def _print_catalogue(
     display.print_listing(out, found, columns, row, as_json=as_json)
 
 
+app.add_typer(fleet_verbs.app)
 app.add_typer(service_verbs.app)
 
 
 def main() -> None:
     """Entry point: expected errors become one line and an exit code, never a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    err = _Session.err()
+    err = Session.err()
     try:
         app()
     except UsageError as error:

@@ -52,7 +52,14 @@ class Connection:
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> Json:
-        """Send a request, again and again where that may help, and return the object that it is answered with.
+        """As `send`; returns the object that the request is answered with."""
+        return _json(self.send(method, path, params=params, headers=headers, body=body))
+
+    def send(
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> httpx.Response:
+        """Send a request, again and again where that may help, and return the answer.
 
         Raises:
             ClientError: refused, or not answered after `max_tries`.
@@ -73,7 +80,7 @@ class Connection:
                 return response
             raise refusal(response)
 
-        return _json(self.retrying()(once))
+        return self.retrying()(once)
 
     def pages(self, path: str, params: Mapping[str, Any], limit: int | None) -> Iterator[Json]:
         """The items of a collection, page by page; `limit=None` for all."""

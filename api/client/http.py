@@ -108,9 +108,9 @@ class DistillClient:
         """Read one job."""
         return self._connection.request("GET", _job_path(job_id))
 
-    def jobs(self, *, states: Sequence[str] = (), limit: int | None = 20) -> Iterator[Json]:
+    def jobs(self, *, states: Sequence[str] = (), kind: str = "", limit: int | None = 20) -> Iterator[Json]:
         """Jobs, newest first, page by page; `limit=None` for all."""
-        params: dict[str, Any] = {"state": list(states)} if states else {}
+        params: dict[str, Any] = ({"state": list(states)} if states else {}) | ({"kind": kind} if kind else {})
         return self._connection.pages("/v1/jobs", params, limit)
 
     def cancel(self, job_id: str) -> Json:
@@ -131,6 +131,19 @@ class DistillClient:
         """
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         return self._connection.request("POST", f"{_job_path(job_id)}/retry", headers=headers, body=changes or {})
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that is over, with everything it made.
+
+        Raises:
+            ClientError: it is not over, or a job that is not over needs what it made.
+        """
+        self._connection.send("DELETE", _job_path(job_id))
+
+    def attempt_log(self, job_id: str, *, attempt: int | None = None, tail: int | None = None) -> str:
+        """What the process of an ended attempt (the newest) wrote, its last mebibyte or `tail` lines of it."""
+        params = {name: value for name, value in (("attempt", attempt), ("tail", tail)) if value is not None}
+        return self._connection.send("GET", f"{_job_path(job_id)}/logs", params=params).text
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Json]:
         """All events that exist after sequence number `after`, ascending."""
@@ -247,6 +260,20 @@ class DistillClient:
     def method(self, name: str) -> Json:
         """One recipe, with its schema and its published rows."""
         return self._connection.request("GET", f"/v1/methods/{quote(name, safe='')}")
+
+    # The service
+
+    def workers(self) -> list[Json]:
+        """The workers that the service knows, the newest first."""
+        return list(self._connection.request("GET", "/v1/workers")["data"])
+
+    def drain(self, worker_id: str) -> Json:
+        """Let a worker save its job, hand it back and take no more."""
+        return self._connection.request("POST", f"/v1/workers/{quote(worker_id, safe='')}/drain")
+
+    def queues(self) -> list[Json]:
+        """Every queue, with how much waits in it and who serves it."""
+        return list(self._connection.request("GET", "/v1/queues")["data"])
 
     def version(self) -> Json:
         """What the service says of itself."""

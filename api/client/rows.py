@@ -30,6 +30,8 @@ def job_facts(job: Json) -> list[tuple[str, str]]:
         ("job", job["id"]),
         ("state", job["state"] + (f" ({reason['message']})" if reason.get("message") else "")),
         ("job spec", f"{what}, seed {job.get('seed', 0)}"),
+        ("repeats", job.get("retried_from") or ""),
+        ("made for", job.get("parent_id") or ""),
         ("waits for", ", ".join(job.get("waiting_for") or ())),
         ("progress", (step + (f", {left} left" if left else "")) if job["state"] == "running" else ""),
         ("attempt", f"{job.get('attempt')} ({job.get('failures', 0)} of at most {job.get('max_attempts')} ended badly)"),
@@ -56,3 +58,20 @@ def dataset_row(dataset: Json) -> tuple[str, ...]:
         f"{sum(train):,}" if isinstance(train, list) else str(dataset.get("num_train", "")),
         "yes" if dataset.get("verified") else "no",
     )
+
+
+def worker_row(worker: Json) -> tuple[str, ...]:
+    """A worker in `distill workers`."""
+    reason = worker.get("quarantined_reason")
+    state = str(worker["state"]) + (f" ({reason})" if reason else ", draining" if worker.get("drain_requested") else "")
+    gpus = ", ".join(device["name"] for device in worker.get("devices") or ()) or "none"
+    return (
+        worker["id"], state, f"{worker['host']}, process {worker['pid']}", ", ".join(worker.get("queues") or ()), gpus,
+        worker.get("job_id") or "", local_time(worker.get("seen_at")),
+    )
+
+
+def queue_row(queue: Json) -> tuple[str, ...]:
+    """A queue in `distill queues`."""
+    oldest = duration(queue["oldest_seconds"]) if queue["depth"] else ""
+    return (queue["name"], str(queue["depth"]), str(queue["delayed"]), oldest, str(queue["running"]), str(queue["workers"]))

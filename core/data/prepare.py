@@ -1,8 +1,8 @@
 """Convert one named data set to its canonical form: `python -m core.data.prepare NAME --data-root R --out FOLDER`.
 
 The bytes are checked against shapes, counts and (where it has one) digest of the catalogue before anything is written. A folder
-that already holds the set is left as it is, and two processes may write the same folder at once. Exit code 0; or 64 (unknown
-name), 65 (missing or other bytes) with one `error` line on standard output.
+that already holds the set is left as it is, and two processes may write the same folder at once. Standard output says every two
+seconds that the work goes on. Exit code 0; or 64 (unknown name), 65 (missing or other bytes) with one `error` line.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.catalogue import dataset_info
-from core.child import hold_life_line
+from core.child import ChildHooks, Lines, hold_life_line
 from core.data import canonical
 from core.data.sources import READERS
 from core.errors import DatasetUnreadableError, DistillError, SpecError
 from core.specs.report import ErrorLine, ExitCode
+
+READING_SECONDS = 6 * 3600.0
+"""So long a download over a slow line is borne; one that brings nothing for `DOWNLOAD_TIMEOUT_SECONDS` ends itself."""
 
 
 def prepare(name: str, data_root: Path, folder: Path) -> None:
@@ -52,10 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-root", type=Path, required=True, help="torchvision-style root of named sets")
     parser.add_argument("--out", type=Path, required=True, help="folder that will hold the canonical form")
     options = parser.parse_args(arguments)
+    lines = Lines()
+    hooks = ChildHooks(lines)
+    hooks.phase("preparing", 0)
     try:
-        prepare(options.name, options.data_root, options.out)
+        with hooks.busy(f"reading {options.name}", READING_SECONDS):
+            prepare(options.name, options.data_root, options.out)
     except DistillError as error:
-        sys.stdout.write(ErrorLine(code=error.code, message=error.message).model_dump_json() + "\n")
+        lines.write(ErrorLine(code=error.code, message=error.message))
         return int(ExitCode.BAD_SPEC if isinstance(error, SpecError) else ExitCode.BAD_DATA)
     return int(ExitCode.OK)
 

@@ -18,6 +18,8 @@ from core.jobs.states import State
 def delete(session: Session, job: Job, at: datetime) -> None:
     """Hide a job whose row the caller has locked, and free its content key: who needs its networks next has them trained anew.
 
+    The evaluations of its set, which are of use to nobody else, are hidden with it.
+
     The lock keeps new dependants away (`dependencies.require` takes it too); those that exist can only end.
 
     Raises:
@@ -35,6 +37,11 @@ def delete(session: Session, job: Job, at: datetime) -> None:
     ).all()
     if dependants:
         raise JobHasDependantsError(f"needed by {', '.join(dependants)}")
+    its_evaluations = sa.and_(
+        Job.parent_id == job.id, Job.kind == "evaluation", Job.deleted_at.is_(None),
+        Job.state.in_([state for state in State if state.terminal]),
+    )
     session.execute(
-        sa.update(Job).where(Job.id == job.id).values(deleted_at=at, content_key=None, version=Job.version + 1)
+        sa.update(Job).where(sa.or_(Job.id == job.id, its_evaluations))
+        .values(deleted_at=at, content_key=None, version=Job.version + 1)
     )

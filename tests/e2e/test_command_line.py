@@ -100,6 +100,8 @@ def test_up_submit_watch_download_and_stop(machine: Machine, tmp_path: Path) -> 
     assert {"result/report.html", "result/preview.png", "result/images"} <= set(downloaded.stdout.split())
     assert len(list((tmp_path / "result" / "images").rglob("*.png"))) == 10
 
+    keep_house(machine, listed[0]["id"])
+
     refused = machine.distill("submit", *SMALL, "--ipc", "9999")
     assert refused.returncode == 1
     assert "/ipc" in refused.stderr
@@ -111,6 +113,32 @@ def test_up_submit_watch_download_and_stop(machine: Machine, tmp_path: Path) -> 
     launcher.communicate(timeout=60)
     assert launcher.returncode == 0
     assert not any(birth(pid) for pid in parts.values())
+
+
+def keep_house(machine: Machine, job_id: str) -> None:
+    """The verbs of an operator: what the worker wrote, who works, what waits; and the job goes."""
+    log = machine.distill("logs", job_id)
+    assert (log.returncode, log.stderr) == (0, "")
+    assert len(machine.distill("logs", job_id, "--tail", "1").stdout.splitlines()) == min(1, len(log.stdout.splitlines()))
+    assert machine.distill("logs", job_id, "--attempt", "9").returncode == 1
+    assert json.loads(machine.distill("list", "--kind", "probe", "--json").stdout) == []
+    queues = {line.split("\t")[0]: line.split("\t")[1:] for line in machine.distill("queues").stdout.splitlines()}
+    assert queues["queue"] == ["waiting", "not due yet", "oldest waits", "running", "workers"]
+    assert queues["cpu"] == ["0", "0", "", "0", "1"]
+
+    (worker,) = json.loads(machine.distill("workers", "--json").stdout)
+    assert worker["id"] in machine.distill("workers").stdout
+    drained = machine.distill("drain", worker["id"])
+    assert drained.returncode == 0, drained.stderr
+    until(lambda: [w["state"] for w in json.loads(machine.distill("workers", "--json").stdout)][1:] == ["stopped"])
+
+    repeated = machine.distill("retry", job_id, "--set", "method.num_iterations=1").stdout.strip()
+    assert machine.distill("delete", repeated).returncode == 1
+    assert f"repeats    {job_id}" in machine.distill("show", repeated).stdout
+    assert machine.distill("watch", repeated).returncode == 0
+    for each in (job_id, repeated):
+        assert machine.distill("delete", each).stdout.strip() == f"{each} is deleted"
+    assert json.loads(machine.distill("list", "--json").stdout) == []
 
 
 def test_a_job_survives_the_launcher_being_killed(machine: Machine) -> None:

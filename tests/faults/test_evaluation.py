@@ -41,6 +41,10 @@ def test_one_worker_does_all_parts_and_the_scores_are_those_of_one_job(stand: St
         assert stand.swept(part["id"]) == {1}
     assert stand.swept(job["id"]) == {2}
 
+    assert stand.http.delete(f"/v1/jobs/{job['id']}").status_code == 204
+    assert parts(stand, job["id"]) == []
+    assert [left["id"] for left in stand.http.get("/v1/jobs").json()["data"]] == [whole["id"]]
+
 
 def test_two_workers_share_the_parts_and_one_dies(stand: Stand) -> None:
     workers = [stand.serving_worker(evaluation_units=1) for _ in range(2)]

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +11,14 @@ import pytest
 
 from core.catalogue import CATALOGUE, dataset_info
 from core.data import canonical
-from core.data.prepare import main, prepare
+from core.data.prepare import prepare
 from core.data.sources import READERS
 from core.errors import DatasetUnreadableError
-from core.specs.report import ErrorLine, ExitCode, parse_line
+from core.specs.report import ErrorLine, ExitCode, Line, PhaseLine, ProgressLine, parse_line
 
 pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def test_every_set_of_the_catalogue_has_a_reader() -> None:
@@ -43,21 +48,44 @@ class TestPrepare:
 
 
 class TestCommand:
-    def test_unknown_name(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["letters", "--data-root", str(tmp_path), "--out", str(tmp_path / "o")]) == ExitCode.BAD_SPEC
-        line = parse_line(capsys.readouterr().out)
-        assert isinstance(line, ErrorLine)
-        assert line.code == "dataset_not_found"
+    """The command as a supervisor runs it, and the lines that it says."""
 
-    def test_unreadable_data(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_unknown_name(self, tmp_path: Path) -> None:
+        code, (_, *_, error) = command("letters", tmp_path, tmp_path / "o")
+        assert code == ExitCode.BAD_SPEC
+        assert isinstance(error, ErrorLine)
+        assert error.code == "dataset_not_found"
+
+    def test_unreadable_data(self, tmp_path: Path) -> None:
         folder = tmp_path / "o"
         folder.mkdir()
         (folder / canonical.MANIFEST).write_text(json.dumps({"format": 1, "digest": "0" * 64}))
-        assert main(["digits", "--data-root", str(tmp_path), "--out", str(folder)]) == ExitCode.BAD_DATA
-        line = parse_line(capsys.readouterr().out)
-        assert isinstance(line, ErrorLine)
-        assert line.code == "dataset_unreadable"
+        code, (_, *_, error) = command("digits", tmp_path, folder)
+        assert code == ExitCode.BAD_DATA
+        assert isinstance(error, ErrorLine)
+        assert error.code == "dataset_unreadable"
 
-    def test_success_says_nothing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["digits", "--data-root", str(tmp_path), "--out", str(tmp_path / "o")]) == ExitCode.OK
-        assert capsys.readouterr().out == ""
+    def test_a_slow_reading_is_said_to_go_on(self, tmp_path: Path) -> None:
+        """What a library prints meanwhile is no line."""
+        patches = """
+import time, core.child, core.data.sources
+read = core.data.sources.READERS["digits"]
+core.child.BUSY_SECONDS = 0.05
+core.data.sources.READERS["digits"] = lambda root: print("100%") or time.sleep(1) or read(root)
+"""
+        code, (first, *rest) = command("digits", tmp_path, tmp_path / "o", patches)
+        assert code == ExitCode.OK
+        assert first == PhaseLine(phase="preparing", total_steps=0)
+        assert len(rest) > 5
+        assert {line.message for line in rest if isinstance(line, ProgressLine)} == {"reading digits"}
+        assert (tmp_path / "o" / canonical.MANIFEST).is_file()
+
+
+def command(name: str, root: Path, out: Path, before: str = "") -> tuple[int, list[Line]]:
+    """Exit code and lines of the command in a process of its own, after some statements."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{before}\nimport sys\nfrom core.data.prepare import main\nsys.exit(main())",
+         name, "--data-root", str(root), "--out", str(out)],
+        capture_output=True, text=True, timeout=60, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    return done.returncode, [parse_line(line) for line in done.stdout.splitlines()]
