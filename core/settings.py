@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(default=60.0, gt=0, description="Wall time between checkpoints.")
     cancel_grace_seconds: float = Field(default=5.0, gt=0, description="From SIGTERM to SIGKILL when a job is cancelled.")
     drain_seconds: float = Field(default=120.0, gt=0, description="From SIGTERM to SIGKILL when a worker shuts down.")
+    unkillable_seconds: float = Field(
+        default=60.0, gt=0, description="A child that lives so long after SIGKILL is given up, and its worker quarantined."
+    )
     stall_seconds: float = Field(default=900.0, gt=0, description="No word from a child for this long means it hangs.")
     retry_backoff_seconds: float = Field(default=30.0, gt=0, description="First wait before another attempt; doubles.")
     evaluation_units: int = Field(

@@ -202,6 +202,7 @@ class Attempt:
         limits = Limits(
             timeout=self.spec.timeout_seconds, stall=self._settings.stall_seconds,
             cancel_grace=self._settings.cancel_grace_seconds, drain=self._settings.drain_seconds,
+            unkillable=self._settings.unkillable_seconds,
         )
         child = Child(module, arguments, env, self._folder / CHILD_LOG)
         asked, flushed = 0.0, 0.0
@@ -220,6 +221,10 @@ class Attempt:
                     child.terminate()
                 elif action is Action.KILL:
                     child.kill()
+                elif action is Action.ABANDON:
+                    log.error("child_abandoned", pid=child.pid)
+                    self.device_fault = f"process {child.pid} outlived SIGKILL"
+                    break
                 self._take_lines(child)
                 if view.now - flushed >= self._settings.report_seconds:
                     flushed = view.now

@@ -24,6 +24,9 @@ from core.specs.report import Line, parse_line
 
 log = structlog.get_logger(__name__)
 
+CLOSE_SECONDS = 10.0
+"""So long the kernel may take to end a process that was killed."""
+
 SOURCE_ROOT = Path(__file__).resolve().parent.parent
 PASSED_ON = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_HOME", "CC", "CXX",
@@ -107,9 +110,12 @@ class Child:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Make sure that nothing is left of the group, and free the pipes."""
+        """Make sure that nothing is left of the group, and free the pipes; of one that does not die, leave both."""
         self.kill()
-        self._process.wait()
+        try:
+            self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return
         self._reader.join(timeout=5.0)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

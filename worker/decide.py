@@ -33,6 +33,8 @@ class Action(StrEnum):
     """SIGTERM: checkpoint and exit 75."""
     KILL = "kill"
     """SIGKILL to the whole process group."""
+    ABANDON = "abandon"
+    """Leave it: it outlived SIGKILL, so it hangs in the kernel and can write nothing any more."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Limits:
     stall: float
     cancel_grace: float
     drain: float
+    unkillable: float
+    """Time from SIGKILL to giving the child up."""
 
     def grace(self, stop: Stop) -> float:
         """Time from SIGTERM to SIGKILL."""
@@ -89,9 +93,9 @@ def decide(view: View, limits: Limits) -> tuple[Action, Stop | None]:
     order = list(Stop)
     if seen is not None and (view.stop is None or order.index(seen) < order.index(view.stop)):
         return (Action.KILL if limits.grace(seen) == 0 else Action.TERMINATE), seen
-    if view.stop is not None and view.now - view.asked >= limits.grace(view.stop):
-        return Action.KILL, view.stop
-    return Action.WAIT, view.stop
+    if view.stop is None or (late := view.now - view.asked - limits.grace(view.stop)) < 0:
+        return Action.WAIT, view.stop
+    return (Action.KILL if late < limits.unkillable else Action.ABANDON), view.stop
 
 
 class Verdict(StrEnum):
@@ -131,12 +135,12 @@ _BY_EXIT = {
 
 
 def conclude(
-    exit_code: int, stop: Stop | None, state: State | None, error: ErrorLine | None, *, short_of_memory: bool = False
+    exit_code: int | None, stop: Stop | None, state: State | None, error: ErrorLine | None, *, short_of_memory: bool = False
 ) -> Conclusion:
     """How the attempt ends, from how its child ended.
 
     Args:
-        exit_code: the child's; negative for a signal.
+        exit_code: the child's; negative for a signal, None when it was abandoned.
         stop: what the child was asked to stop for.
         state: the job's state as last read; None when the lease is lost.
         error: the error line the child wrote, if any.
@@ -146,6 +150,9 @@ def conclude(
         return Conclusion(Verdict.DISCARD)
     if state is State.CANCELLING:
         return Conclusion(Verdict.CANCELLED)
+    if exit_code is None:
+        message = "the child process outlived SIGKILL: it hangs in the kernel, in a driver or on a disk"
+        return Conclusion(Verdict.FAIL, "device_fault", message, retryable=True)
     if exit_code == ExitCode.OK:
         return Conclusion(Verdict.COMMIT)
     if exit_code == ExitCode.WAITING:

@@ -12,7 +12,7 @@ from worker.decide import Action, Limits, Stop, Verdict, View, conclude, decide
 
 pytestmark = pytest.mark.unit
 
-LIMITS = Limits(timeout=1000.0, stall=100.0, cancel_grace=5.0, drain=60.0)
+LIMITS = Limits(timeout=1000.0, stall=100.0, cancel_grace=5.0, drain=60.0, unkillable=20.0)
 CALM = View(now=50.0, state=State.RUNNING, draining=False, started=0.0, heard=49.0, stop=None, asked=0.0)
 
 
@@ -31,6 +31,11 @@ CALM = View(now=50.0, state=State.RUNNING, draining=False, started=0.0, heard=49
         ({"draining": True, "stop": Stop.DRAIN, "asked": -10.0}, (Action.KILL, Stop.DRAIN)),
         ({"state": State.CANCELLING, "stop": Stop.CANCEL, "asked": 46.0}, (Action.WAIT, Stop.CANCEL)),
         ({"state": State.CANCELLING, "stop": Stop.CANCEL, "asked": 45.0}, (Action.KILL, Stop.CANCEL)),
+        # what outlives the force is left
+        ({"draining": True, "stop": Stop.DRAIN, "asked": -29.9}, (Action.KILL, Stop.DRAIN)),
+        ({"draining": True, "stop": Stop.DRAIN, "asked": -30.0}, (Action.ABANDON, Stop.DRAIN)),
+        ({"state": None, "stop": Stop.LOST, "asked": 30.0}, (Action.ABANDON, Stop.LOST)),
+        ({"state": State.CANCELLING, "stop": Stop.STALL, "asked": 0.0}, (Action.TERMINATE, Stop.CANCEL)),
         # a stronger reason replaces a weaker one, never the other way round
         ({"state": State.CANCELLING, "draining": True, "stop": Stop.DRAIN, "asked": 49.0}, (Action.TERMINATE, Stop.CANCEL)),
         ({"state": State.CANCELLING, "draining": True, "stop": Stop.CANCEL, "asked": 49.0}, (Action.WAIT, Stop.CANCEL)),
@@ -67,10 +72,13 @@ OUTAGE = ErrorLine(code="device_fault", message="lost")
         (64, None, State.RUNNING, None, Verdict.FAIL, "invalid_input", False),
         (1, None, State.RUNNING, None, Verdict.FAIL, "internal", False),
         (-11, None, State.RUNNING, None, Verdict.FAIL, "child_killed", True),
+        (None, Stop.DRAIN, State.RUNNING, None, Verdict.FAIL, "device_fault", True),
+        (None, Stop.LOST, None, None, Verdict.DISCARD, "", False),
+        (None, Stop.CANCEL, State.CANCELLING, None, Verdict.CANCELLED, "", False),
     ],
 )
 def test_when_the_child_is_gone(
-    exit_code: int,
+    exit_code: int | None,
     stop: Stop | None,
     state: State | None,
     error: ErrorLine | None,
