@@ -75,6 +75,7 @@ ROWS: dict[str, Row] = {
     "dm, a fifth": Row("dm", _FIFTH),
     "dm_dream, a fifth": Row("dm_dream", _FIFTH),
     "dream, a fifth": Row("dream", _FIFTH),
+    "dc: from noise": Row("dc", {"init": {"kind": "noise"}}),
     # Table 4 of DSDM: each row adds one part to the row before; with history it is `dsdm`.
     "dsdm: prototypes": Row("dsdm", {"models": {"kind": "fresh_random"}, "objective": _NO_COVARIANCE, "terms": _NO_HISTORY}),
     "dsdm: + trained networks": Row("dsdm", {"objective": _NO_COVARIANCE, "terms": _NO_HISTORY}),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from core.catalogue import DatasetInfo
+from core.specs.init import NoiseInitSpec, RandomInitSpec
 from core.specs.methods.common import Resolved, nearest
 from core.specs.methods.distribution_matching import dm
 from core.specs.methods.gradient_matching import dc, dream, dsa
@@ -32,7 +33,8 @@ def factorized(
     Bases fill the budget beside the hallucinators: 1, 9 and 49 of each class at ipc 1, 10 and 50 of CIFAR-10, where the
     published ratios are 0.038, 0.198 and 0.998 %. Rates and momentum are those of the published commands, which are for
     trajectories: a rate belongs to the scale of the base's gradient. The adversary weighs 0.1 at the published rate of 100, and
-    as much more as a rate is lower, so that it moves the bases as far as there.
+    as much more as a rate is lower, so that it moves the bases as far as there. Bases start from real images, also where the
+    base's own set starts from noise.
     """
     method = base.method
     optimizer = {"lr_img": lr_img, "lr_hallucinator": lr_hallucinator, "momentum": momentum}
@@ -40,6 +42,7 @@ def factorized(
         "parameterization": BasesHallucinatorsSpec(start=start),
         "terms": (*method.terms, AdversarialContrastSpec(weight=0.1 * PUBLISHED_RATE / lr_img)),
         "optimizer": method.optimizer.model_copy(update=optimizer),
+        "init": RandomInitSpec() if isinstance(method.init, NoiseInitSpec) else method.init,
     }
     return Resolved(method.model_copy(update=update), base.evaluation)
 
