@@ -122,5 +122,5 @@ def test_small_scale_caps_what_the_base_caps() -> None:
     plain = at_small_scale("dm", dm(INFO, 10))
     for made in (haba_dm, dm_mim4dd):
         found = at_small_scale(made.__name__, made(INFO, 10))
-        assert found.capped == plain.capped
+        assert [note for note in found.capped if ".terms." not in note] == list(plain.capped)
         assert found.method.max_iterations == 300

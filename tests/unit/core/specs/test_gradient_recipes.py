@@ -152,6 +152,13 @@ class TestSmallScale:
         assert "method.models.num_images: 2000 -> 128" in small.capped
         assert spec("m3d", scale="small").method.selection.real_batch_per_class == 64
 
+    def test_nothing_starts_from_noise_unless_told(self) -> None:
+        small = spec("dc", scale="small")
+        assert (spec("dc").method.init, small.method.init) == (NoiseInitSpec(), RandomInitSpec())
+        assert "method.init.kind: noise -> random" in small.capped
+        assert spec("dc", scale="small", method={"init": {"kind": "noise"}}).method.init == NoiseInitSpec()
+        assert not [note for note in spec("dsa", scale="small").capped if "init" in note]
+
 
 class TestEstimate:
     def seconds(self, **method: Any) -> float:
