@@ -8,8 +8,8 @@ HaBa's rates of 100, published for CIFAR-10, made images of 1e5 in 24 iterations
 they stayed at 2, and on digits at ipc 2 reached 67 % in 100 iterations (MTT 79 %). The rate of IDC and DREAM is made for
 200,000 steps and hardly moves an image in 300: ten, a hundred and a thousand times that rate reached 77.4, 79.3 and 75.0 %.
 MIM4DD's weight of 0.8, on DM, cost two and a half points (77.0 beside 79.4 %), a tenth of it none (79.4 %).
-DC does not get from noise to what random real images reach (74.0 %) in 300 steps: 70.3, 74.6 and 75.1 % at once, ten times and a
-hundred times its rate. What starts from noise starts from real images here; DC then reached 78.5 %.
+DC does not get from noise to what random real images reach (74.0 %) in 300 steps: its rate, ten and a hundred times that
+reached 70.3, 74.6 and 75.1 %. What starts from noise starts from real images here; DC then reached 78.5 %.
 """
 
 from __future__ import annotations
