@@ -68,6 +68,8 @@ class Attempt:
         )
         self.device_fault = ""
         """Why this worker should not take another job before its device is tested; empty when nothing speaks against it."""
+        self.survivor: Child | None = None
+        """A child that SIGKILL did not end: it hangs in the kernel, and whoever touches its files may hang there, too."""
 
     @property
     def retry_delay(self) -> float:
@@ -81,7 +83,7 @@ class Attempt:
             conclusion = self._conclusion()
             if conclusion.code == DeviceFaultError.code:
                 self.device_fault = conclusion.message
-            if conclusion.verdict is not Verdict.DISCARD:
+            if conclusion.verdict is not Verdict.DISCARD and self.survivor is None:
                 self._settlement.keep_log(self._folder / CHILD_LOG)
             return self._settlement.settle(conclusion, self._needed)
         except LostLeaseError:
@@ -92,7 +94,8 @@ class Attempt:
             self._settlement.close()
             self._keeper.close()
             self._collector.close()
-            remove_tree(self._folder)
+            if self.survivor is None:
+                remove_tree(self._folder)
 
     def _count_rejection(self, op: str) -> None:
         try:
@@ -208,7 +211,7 @@ class Attempt:
         asked, flushed = 0.0, 0.0
         kills_before = oom_kills()
         try:
-            while (code := child.poll()) is None:
+            while child.poll() is None:
                 view = View(
                     now=time.monotonic(), state=self._keeper.state, draining=self._draining.is_set(), started=self._started,
                     heard=child.heard, stop=self._stop, asked=asked,
@@ -222,8 +225,6 @@ class Attempt:
                 elif action is Action.KILL:
                     child.kill()
                 elif action is Action.ABANDON:
-                    log.error("child_abandoned", pid=child.pid)
-                    self.device_fault = f"process {child.pid} outlived SIGKILL"
                     break
                 self._take_lines(child)
                 if view.now - flushed >= self._settings.report_seconds:
@@ -233,12 +234,16 @@ class Attempt:
             self._take_lines(child)
         finally:
             child.close()
+            if child.poll() is None:
+                log.error("child_abandoned", pid=child.pid)
+                self.survivor, self.device_fault = child, f"process {child.pid} outlived SIGKILL"
+        code = child.poll()
         until = time.monotonic() + limits.drain
         self._collector.wait_for_checkpoint(lambda: self._keeper.state is not State.RUNNING or time.monotonic() >= until)
         self._flush()
         if module in JOB_MODULES and code == 0 and not (self._collector.summary and self._collector.artifacts):
             code = int(ExitCode.INTERNAL)  # it says that all went well, but not what it made
-        if code not in (ExitCode.OK, ExitCode.STOPPED, ExitCode.WAITING):
+        if code not in (ExitCode.OK, ExitCode.STOPPED, ExitCode.WAITING, None):
             log.warning("child_ended", exit_code=code, log_tail=child.log_tail())
         return conclude(
             code, self._stop, self._keeper.state, self._collector.error, short_of_memory=oom_kills() > kills_before

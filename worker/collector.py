@@ -58,6 +58,7 @@ class Collector:
         self._events: list[NewEvent] = []
         self._event_at = 0.0
         self._event_fraction = -1.0
+        self._event_said = ("", 0, "")
         self._uploads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-upload")
         self._upload: Future[None] | None = None
         self._waiting: Callable[[], None] | None = None
@@ -163,8 +164,9 @@ class Collector:
             "eta_seconds": None if seconds is None else round(seconds * (line.total_steps - line.step), 3),
         }
         far = fraction == 1.0 or fraction - self._event_fraction >= EVENT_FRACTION
-        if far or time.monotonic() - self._event_at >= EVENT_SECONDS:
-            self._event_fraction, self._event_at = fraction, time.monotonic()
+        said = (line.phase, line.step, line.message)
+        if said != self._event_said and (far or time.monotonic() - self._event_at >= EVENT_SECONDS):
+            self._event_fraction, self._event_at, self._event_said = fraction, time.monotonic(), said
             self._drop_older_progress_event()
             text = f"{line.phase}: {line.step} of {line.total_steps}" + (f" ({line.message})" if line.message else "")
             self._events.append(NewEvent("job.progress", text, self._progress))

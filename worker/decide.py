@@ -150,6 +150,8 @@ def conclude(
         return Conclusion(Verdict.DISCARD)
     if state is State.CANCELLING:
         return Conclusion(Verdict.CANCELLED)
+    if exit_code is None and stop is Stop.DRAIN:
+        return Conclusion(Verdict.GIVE_BACK)
     if exit_code is None:
         message = "the child process outlived SIGKILL: it hangs in the kernel, in a driver or on a disk"
         return Conclusion(Verdict.FAIL, "device_fault", message, retryable=True)

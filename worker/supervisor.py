@@ -45,17 +45,25 @@ class Supervisor:
         except ValidationError as error:
             self._refuse(claim, error)
             return
+        attempt = Attempt(self._database, self._store, self._settings, self._host, claim, self._host.draining)
+        try:
+            self._run(attempt, claim)
+        finally:
+            if attempt.device_fault:
+                stay(
+                    self._database, self._settings, self._host, attempt.device_fault, self._host.draining, attempt.survivor
+                )
+
+    def _run(self, attempt: Attempt, claim: Claim) -> None:
+        job_id = claim.lease.job_id
         with structlog.contextvars.bound_contextvars(attempt=claim.lease.attempt), self._host.busy_with(job_id):
             log.info("attempt_started", resumed=claim.checkpoint is not None)
-            attempt = Attempt(self._database, self._store, self._settings, self._host, claim, self._host.draining)
             state = attempt.run()
             log.info("attempt_ended", state=state)
         if state is State.QUEUED and not attempt.retry_delay:
             self._sender.send(Ticket(job_id, claim.lease.attempt, attempt.spec.queue, attempt.spec.priority))
         elif state is State.WAITING or (state is not None and state.terminal):
             self._send_around(job_id)
-        if attempt.device_fault:
-            stay(self._database, self._settings, self._host, attempt.device_fault, self._host.draining)
 
     def _refuse(self, claim: Claim, error: ValidationError) -> None:
         """A specification of a newer version: some other worker may know it, or this one after its upgrade."""

@@ -14,7 +14,7 @@ from datetime import timedelta
 import structlog
 
 from core.errors import InfrastructureError, StoreUnavailableError
-from core.jobs import recovery, sweeping
+from core.jobs import deletion, recovery, sweeping
 from core.jobs.database import Database, now
 from core.settings import Settings
 from core.store.keys import JOBS, job_prefix, owner_of
@@ -54,6 +54,8 @@ class Sweeper:
         Raises:
             InfrastructureError: a server is away; what was done so far is done.
         """
+        with self._database.write() as session:
+            deletion.hide_evaluations(session, now(session))
         deleted = self._collect_deleted()
         with self._database.write() as session:
             checkpoints = sweeping.drop_checkpoints(session)

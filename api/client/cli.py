@@ -182,12 +182,12 @@ def logs(
     """Print what the process of an ended attempt wrote: its last mebibyte."""
     with Session.client() as client:
         text = client.attempt_log(job, attempt=attempt, tail=tail)
-    Session.out().file.write(text)
+    display.print_text(Session.out(), text)
 
 
 @app.command()
 def delete(job: JobId) -> None:
-    """Delete a job that is over, with everything it made."""
+    """Delete a job that is over, with everything it made and the jobs that evaluated its set."""
     with Session.client() as client:
         client.delete(job)
     Session.out().print(f"{job} is deleted")

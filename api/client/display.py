@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -41,6 +42,14 @@ def print_json(out: Console, value: Any, *, indent: int | None = 2) -> None:
     """Print a value as JSON, for scripts."""
     out.file.write(json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
     out.file.flush()
+
+
+def print_text(out: Console, text: str) -> None:
+    """Text of unknown origin: as it is for a file or a pipe, without what controls a terminal on one."""
+    if out.is_terminal:
+        out.file.write("".join(each for each in text if each.isprintable() or each in "\n\t"))
+    else:
+        typer.echo(text.encode(), nl=False)
 
 
 def print_error(error: ClientError, err: Console) -> None:

@@ -46,4 +46,4 @@ def drain(
     if as_json:
         display.print_json(Session.out(), found)
     else:
-        Session.out().print(f"{found['id']} takes no more jobs; it hands its job back with its next heartbeat")
+        Session.out().print(f"{found['id']} is {found['state']}; it hears of this with its next heartbeat")

@@ -133,10 +133,11 @@ class DistillClient:
         return self._connection.request("POST", f"{_job_path(job_id)}/retry", headers=headers, body=changes or {})
 
     def delete(self, job_id: str) -> None:
-        """Delete a job that is over, with everything it made.
+        """Delete a job that is over, with everything it made and the jobs that evaluated its set.
 
         Raises:
-            ClientError: it is not over, or a job that is not over needs what it made.
+            ClientError: it is not over, or a job that is not over needs what it made; `not_found` also where a lost answer
+                was that of a deletion.
         """
         self._connection.send("DELETE", _job_path(job_id))
 

@@ -63,7 +63,8 @@ def dataset_row(dataset: Json) -> tuple[str, ...]:
 def worker_row(worker: Json) -> tuple[str, ...]:
     """A worker in `distill workers`."""
     reason = worker.get("quarantined_reason")
-    state = str(worker["state"]) + (f" ({reason})" if reason else ", draining" if worker.get("drain_requested") else "")
+    draining = worker.get("drain_requested") and worker["state"] in {"idle", "busy"}
+    state = str(worker["state"]) + (f" ({reason})" if reason else ", draining" if draining else "")
     gpus = ", ".join(device["name"] for device in worker.get("devices") or ()) or "none"
     return (
         worker["id"], state, f"{worker['host']}, process {worker['pid']}", ", ".join(worker.get("queues") or ()), gpus,

@@ -162,7 +162,10 @@ def retry_job(
     responses={204: {"description": "The job is gone"}, **problems(404, 409, 412, 503)},
 )
 def delete_job(database: Data, tenant: Tenant, job_id: JobId, if_match: IfMatch = None) -> Response:
-    """Delete a job that is over, with everything it made. It is hidden at once; its bytes are collected later."""
+    """Delete a job that is over, with everything it made and the jobs that evaluated its set.
+
+    It is hidden at once; its bytes are collected later.
+    """
     with database.write() as session:
         job = Jobs(session, tenant).locked(job_id)
         if if_match is not None and not tag_matches(if_match, _tag(job)):

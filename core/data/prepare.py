@@ -22,7 +22,8 @@ from core.errors import DatasetUnreadableError, DistillError, SpecError
 from core.specs.report import ErrorLine, ExitCode
 
 READING_SECONDS = 6 * 3600.0
-"""So long a download over a slow line is borne; one that brings nothing for `DOWNLOAD_TIMEOUT_SECONDS` ends itself."""
+"""So long a slow line, or another process that reads the same set, is borne. A download that brings nothing for
+`DOWNLOAD_TIMEOUT_SECONDS` ends itself; a disk that hangs is noticed after this time only, or at the job's own limit."""
 
 
 def prepare(name: str, data_root: Path, folder: Path) -> None:

@@ -18,7 +18,8 @@ from core.jobs.states import State
 def delete(session: Session, job: Job, at: datetime) -> None:
     """Hide a job whose row the caller has locked, and free its content key: who needs its networks next has them trained anew.
 
-    The evaluations of its set, which are of use to nobody else, are hidden with it.
+    The evaluations of its set, which are of use to nobody else, are hidden with it; those that are still being cancelled are
+    hidden by the sweeper. A terminal row of a terminal parent is locked by nobody else, so that the order does not matter.
 
     The lock keeps new dependants away (`dependencies.require` takes it too); those that exist can only end.
 
@@ -37,11 +38,21 @@ def delete(session: Session, job: Job, at: datetime) -> None:
     ).all()
     if dependants:
         raise JobHasDependantsError(f"needed by {', '.join(dependants)}")
-    its_evaluations = sa.and_(
-        Job.parent_id == job.id, Job.kind == "evaluation", Job.deleted_at.is_(None),
-        Job.state.in_([state for state in State if state.terminal]),
-    )
     session.execute(
-        sa.update(Job).where(sa.or_(Job.id == job.id, its_evaluations))
+        sa.update(Job).where(Job.id == job.id).values(deleted_at=at, content_key=None, version=Job.version + 1)
+    )
+    hide_evaluations(session, at, job.id)
+
+
+def hide_evaluations(session: Session, at: datetime, parent_id: str | None = None) -> None:
+    """Hide the evaluations that are over and whose job, or one given job, is hidden."""
+    parent = aliased(Job)
+    of_hidden = sa.exists().where(parent.id == Job.parent_id, parent.deleted_at.is_not(None))
+    session.execute(
+        sa.update(Job)
+        .where(
+            Job.kind == "evaluation", Job.deleted_at.is_(None), Job.state.in_([state for state in State if state.terminal]),
+            of_hidden if parent_id is None else Job.parent_id == parent_id,
+        )
         .values(deleted_at=at, content_key=None, version=Job.version + 1)
     )

@@ -66,7 +66,7 @@ class JobOptions(DataOptions):
     """Images per class, counted as stored scalars: the budget is classes x ipc x channels x height x width."""
 
     scale: Scale = "paper"
-    """`small` caps a recipe to at most 3 minutes of distillation on 2 CPU cores; `capped` lists what it changed."""
+    """`small` fits a recipe into at most 3 minutes of distillation on 2 CPU cores; `capped` lists what it changed."""
 
 
 class JobRequest(JobOptions):
@@ -113,7 +113,7 @@ class DistillationSpec(JobOptions):
     spec_version: Literal[1] = 1
     recipe: str = ""
     capped: tuple[str, ...] = ()
-    """Fields that `scale: small` lowered, each as `field: from -> to`."""
+    """Fields that `scale: small` changed, each as `field: from -> to`."""
 
     method: MethodSpec
     evaluation: EvaluationSpec

@@ -132,10 +132,13 @@ def keep_house(machine: Machine, job_id: str) -> None:
     assert drained.returncode == 0, drained.stderr
     until(lambda: [w["state"] for w in json.loads(machine.distill("workers", "--json").stdout)][1:] == ["stopped"])
 
-    repeated = machine.distill("retry", job_id, "--set", "method.num_iterations=1").stdout.strip()
+    assert "\tstopped\t" in machine.distill("workers").stdout
+
+    repeated = machine.distill("retry", job_id, "--set", "method.num_iterations=100000").stdout.strip()
     assert machine.distill("delete", repeated).returncode == 1
     assert f"repeats    {job_id}" in machine.distill("show", repeated).stdout
-    assert machine.distill("watch", repeated).returncode == 0
+    machine.distill("cancel", repeated)
+    until(lambda: machine.job(repeated)["state"] == "cancelled")
     for each in (job_id, repeated):
         assert machine.distill("delete", each).stdout.strip() == f"{each} is deleted"
     assert json.loads(machine.distill("list", "--json").stdout) == []

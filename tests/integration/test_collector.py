@@ -46,6 +46,21 @@ def test_a_checkpoint_that_its_child_has_replaced_is_passed_over(sqlite_url: str
     database.dispose()
 
 
+def test_a_long_call_that_says_the_same_makes_one_event(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.collector.EVENT_SECONDS", 0.0)
+    database, store = Database(sqlite_url), open_store(Settings(store_url=(tmp_path / "objects").as_uri()))
+    job = jobs.create(database)
+    collector = Collector(database, store, jobs.claim(database, job.id).lease, tmp_path)
+    for message in ("reading", "reading", "reading", "checking", "checking"):
+        collector.take(ProgressLine(phase="preparing", step=0, total_steps=0, message=message))
+        collector.flush()
+    assert [kind for _, kind in jobs.event_types(database, job.id)].count("job.progress") == 2
+    collector.close()
+    database.dispose()
+
+
 def test_progress_of_a_phase_is_coalesced_between_flushes(sqlite_url: str, tmp_path: Path) -> None:
     database, store = Database(sqlite_url), open_store(Settings(store_url=(tmp_path / "objects").as_uri()))
     job = jobs.create(database)

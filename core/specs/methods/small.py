@@ -134,5 +134,5 @@ def _scale(tree: Any, path: list[str], factor: float, name: str, notes: list[str
     for key in path[:-1]:
         tree = tree[int(key)] if isinstance(tree, list) else tree[key]
     value = tree[path[-1]]
-    tree[path[-1]] = value * factor
-    notes.append(f"{'.'.join((name, *path))}: {value} -> {value * factor}")
+    tree[path[-1]] = scaled = float(f"{value * factor:.12g}")  # 0.08, not 0.08000000000000002
+    notes.append(f"{'.'.join((name, *path))}: {value} -> {scaled}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from core.jobs import dependencies, leases, reports
-from core.jobs.database import Database
+from core.jobs import deletion, dependencies, leases, reports
+from core.jobs.database import Database, now
 from core.jobs.leases import Lease, StoredFile
 from core.jobs.models import DEFAULT_TENANT, Job
 from core.jobs.repository import Jobs
@@ -113,6 +113,36 @@ def test_a_cancel_ends_what_only_the_parent_wants(database: Database, parent: st
     with database.write() as session:
         leases.cancelled(session, lease)
     assert state(database, running.id) == State.CANCELLED
+
+
+def test_a_deleted_job_takes_with_it_what_evaluated_its_set(database: Database, parent: str) -> None:
+    other = jobs.create(database).id
+    lease = jobs.claim(database, other, "wkr_c").lease
+    assert delegate(database, lease) == State.WAITING
+    its, others = ([job for job in children(database) if job.parent_id == owner] for owner in (parent, other))
+    succeed(database, its[0])
+    running = jobs.claim(database, its[1].id, "wkr_b").lease
+    with database.write() as session:
+        Jobs(session, DEFAULT_TENANT).cancel(parent, "")
+    with database.write() as session:
+        job = Jobs(session, DEFAULT_TENANT).locked(parent)
+        deletion.delete(session, job, now(session))
+    assert hidden(database) == {parent, its[0].id}
+
+    with database.write() as session:
+        deletion.hide_evaluations(session, now(session))  # one is still being cancelled
+    assert hidden(database) == {parent, its[0].id}
+    with database.write() as session:
+        leases.cancelled(session, running)
+    with database.write() as session:
+        deletion.hide_evaluations(session, now(session))
+    assert hidden(database) == {parent, its[0].id, its[1].id}
+    assert [state(database, job.id) for job in others] == [State.QUEUED] * 2
+
+
+def hidden(database: Database) -> set[str]:
+    with database.read() as session:
+        return set(session.scalars(sa.select(Job.id).where(Job.deleted_at.is_not(None))))
 
 
 def test_what_goes_on_without_its_parent_is_found(database: Database, parent: str) -> None:

@@ -122,5 +122,11 @@ def test_small_scale_caps_what_the_base_caps() -> None:
     plain = at_small_scale("dm", dm(INFO, 10))
     for made in (haba_dm, dm_mim4dd):
         found = at_small_scale(made.__name__, made(INFO, 10))
-        assert [note for note in found.capped if ".terms." not in note] == list(plain.capped)
+        weights = ("method.terms.0.weight: 0.8 -> 0.08",) if made is dm_mim4dd else ()
+        assert found.capped == (*plain.capped, *weights)
         assert found.method.max_iterations == 300
+
+
+def test_only_dm_takes_less_of_the_term_at_small_scale() -> None:
+    weights = [at_small_scale(made.__name__, made(INFO, 10)).method.terms[-1] for made in (dm_mim4dd, dream_mim4dd)]
+    assert [term.weight for term in weights] == [0.08, 0.8]
