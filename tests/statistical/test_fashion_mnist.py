@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.statistical, pytest.mark.timeout(3600),
     pytest.mark.filterwarnings("ignore"),  # runs of this length are compiled, and torch's compiler warns about torch
 ]
+SEEN = [claim for claim in table.MARGINS if claim not in table.NOT_SEEN]
 ROOT = Path(os.environ.get("DISTILL_DATA_ROOT", "data"))
 
 
@@ -45,6 +46,6 @@ def accuracy(row: str) -> float:
     return float(table.measure(row, ipc=10)["mean"])
 
 
-@pytest.mark.parametrize(("better", "worse"), table.MARGINS, ids=" over ".join)
+@pytest.mark.parametrize(("better", "worse"), SEEN, ids=[f"{better} over {worse}" for better, worse in SEEN])
 def test_better_row_of_the_table(better: str, worse: str) -> None:
     assert accuracy(better) - accuracy(worse) > table.MARGINS[better, worse]
