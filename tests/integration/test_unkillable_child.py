@@ -33,7 +33,7 @@ class Site:
 
     def __init__(self, database: Database, folder: Path, **settings: float) -> None:
         self.database = database
-        self.settings = Settings(home=folder, store_url=(folder / "objects").as_uri(), **settings)  # type: ignore[arg-type]
+        self.settings = Settings.model_validate({"home": folder, "store_url": (folder / "objects").as_uri()} | settings)
         self.host = Host(self.settings, "cpu", [])
         self.sender = Sender(celery_app(self.settings), database)
         self.supervisor = Supervisor(database, open_store(self.settings), self.sender, self.settings, self.host)
