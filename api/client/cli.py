@@ -197,11 +197,7 @@ def delete(job: JobId) -> None:
 def cancel(job: JobId, as_json: AsJson = False) -> None:
     """Cancel a job. One that runs is stopped by its worker within seconds."""
     with Session.client() as client:
-        found = client.cancel(job)
-    if as_json:
-        display.print_json(Session.out(), found)
-    else:
-        Session.out().print(f"{found['id']} is {found['state']}")
+        display.print_state(Session.out(), client.cancel(job), as_json=as_json)
 
 
 @app.command()

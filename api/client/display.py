@@ -44,6 +44,14 @@ def print_json(out: Console, value: Any, *, indent: int | None = 2) -> None:
     out.file.flush()
 
 
+def print_state(out: Console, found: Json, *, as_json: bool, more: str = "") -> None:
+    """What has become of a job or worker, as JSON or as a sentence."""
+    if as_json:
+        print_json(out, found)
+    else:
+        out.print(f"{found['id']} is {found['state']}{more}")
+
+
 def print_text(out: Console, text: str) -> None:
     """Text of unknown origin: as it is for a file or a pipe, without what controls a terminal on one."""
     if out.is_terminal:

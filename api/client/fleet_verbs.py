@@ -43,7 +43,4 @@ def drain(
     """Let a worker save its job, hand it back and take no more, for example before its machine is switched off."""
     with Session.client() as client:
         found = client.drain(worker)
-    if as_json:
-        display.print_json(Session.out(), found)
-    else:
-        Session.out().print(f"{found['id']} is {found['state']}; it hears of this with its next heartbeat")
+    display.print_state(Session.out(), found, as_json=as_json, more="; it hears of this with its next heartbeat")

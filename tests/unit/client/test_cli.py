@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from api.client import display
 from tests.unit.client.contract_server import ContractServer, Handler
 
 pytestmark = pytest.mark.unit
@@ -237,3 +240,16 @@ class TestOther:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
         assert done.stdout == "[]\n"
+
+
+class TestTextOfUnknownOrigin:
+    TEXT = "50 %\r\x1b[31mred\x1b[0m\tä\n"
+
+    def test_a_terminal_gets_nothing_that_controls_it(self) -> None:
+        shown = io.StringIO()
+        display.print_text(Console(file=shown, force_terminal=True), self.TEXT)
+        assert shown.getvalue() == "50 %[31mred[0m\tä\n"
+
+    def test_a_pipe_gets_it_as_it_is(self, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+        display.print_text(Console(file=io.StringIO()), self.TEXT)
+        assert capfdbinary.readouterr().out == self.TEXT.encode()
