@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from core.errors import DeviceFaultError, DeviceUnavailableError
-from core.specs.job import ResourcesSpec
+from core.specs.run_options import ResourcesSpec
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")

@@ -20,7 +20,7 @@ from core.errors import DistillError
 from core.jobs import recovery
 from core.jobs.database import Database
 from core.settings import Settings
-from core.specs.job import Priority
+from core.specs.run_options import Priority
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from core.jobs.database import insert_into, now
 from core.jobs.leases import Lease, LostLeaseError
 from core.jobs.models import DEFAULT_TENANT, Job, JobDependency, Tick
 from core.jobs.states import LEASED, State
-from core.specs.job import Priority
+from core.specs.run_options import Priority
 
 MOST_DOUBLINGS = 3
 """How often the wait for another message doubles. A broker that is wiped again and again must not leave workers idle for

@@ -2,54 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from core.specs.base import Spec, digest
 from core.specs.dataset import DatasetSpec
 from core.specs.evaluation import EvaluationSpec
 from core.specs.experts import PoolSpec
+from core.specs.ingest import IngestSpec
 from core.specs.method import MethodSpec
 from core.specs.preprocessing import PreprocessingSpec
 from core.specs.probe import FaultSpec, NoFaultSpec, ProbeWorkSpec
+from core.specs.run_options import Priority, RunOptions, TagKey, TagValue
 
 Scale = Literal["paper", "small"]
-Priority = Literal["high", "normal", "low"]
-PRIORITIES: tuple[Priority, ...] = get_args(Priority)
-TagKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,63}$")]
-TagValue = Annotated[str, StringConstraints(max_length=255)]
-
-
-class ResourcesSpec(Spec):
-    """What the job occupies while it runs."""
-
-    gpus: int = Field(default=0, ge=0, le=1)
-    """GPUs of one host; 0 runs on the CPU."""
-
-    deterministic: bool = False
-    """On CUDA, only kernels that give the same bytes at each run; slower. The CPU is always deterministic."""
-
-
-class RunOptions(Spec):
-    """What every kind of job says: how it is queued and run."""
-
-    resources: ResourcesSpec = ResourcesSpec()
-    seed: int = Field(default=0, ge=0, le=2**63 - 1)
-    """Seed of everything random in the job; the same specification and seed give the same bytes on a CPU."""
-
-    tags: dict[TagKey, TagValue] = Field(default_factory=dict, max_length=16)
-    priority: Priority = "normal"
-    timeout_seconds: int = Field(default=86_400, ge=1, le=30 * 86_400)
-    """Wall time of one attempt, in seconds; beyond it the job fails with `timeout`."""
-
-    max_attempts: int = Field(default=3, ge=1, le=10)
-    """Attempts that may end badly before the job fails; a drain or a store outage does not count."""
-
-    @property
-    def queue(self) -> str:
-        """Name of the Celery queue whose workers have the resources."""
-        return "gpu" if self.resources.gpus else "cpu"
 
 
 class DataOptions(RunOptions):
@@ -112,6 +79,9 @@ class DistillationSpec(JobOptions):
 
     spec_version: Literal[1] = 1
     recipe: str = ""
+    defaults_from: str = ""
+    """Data set and ipc of the published row that the recipe's numbers come from, as `cifar10 ipc 10`; empty without one."""
+
     capped: tuple[str, ...] = ()
     """Fields that `scale: small` changed, each as `field: from -> to`."""
 
@@ -193,7 +163,7 @@ RequestedSpec = DistillationSpec | ProbeSpec
 NeededSpec = ExpertsSpec | EvaluationJobSpec
 """What a job may ask other jobs for."""
 
-JobSpec = Annotated[DistillationSpec | NeededSpec | ProbeSpec, Field(discriminator="kind")]
+JobSpec = Annotated[DistillationSpec | NeededSpec | IngestSpec | ProbeSpec, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
 
 
