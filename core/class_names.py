@@ -68,3 +68,26 @@ TINY_IMAGENET = {
 
 The published `wnids.txt` lists the same ids unsorted; sorting them is what every reader of image folders does.
 """
+
+IMAGENETTE = {
+    "n01440764": "tench", "n02102040": "English springer", "n02979186": "cassette player", "n03000684": "chain saw",
+    "n03028079": "church", "n03394916": "French horn", "n03417042": "garbage truck", "n03425413": "gas pump",
+    "n03445777": "golf ball", "n03888257": "parachute",
+}
+"""By the WordNet id that names the folder; labels follow the sorted ids."""
+
+IMAGEWOOF = {
+    "n02086240": "Shih-Tzu", "n02087394": "Rhodesian ridgeback", "n02088364": "beagle", "n02089973": "English foxhound",
+    "n02093754": "Border terrier", "n02096294": "Australian terrier", "n02099601": "golden retriever",
+    "n02105641": "Old English sheepdog", "n02111889": "Samoyed", "n02115641": "dingo",
+}
+"""As `IMAGENETTE`."""
+
+EMNIST_BY_CLASS = (*"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz",)
+"""Digits, capitals, small letters: the order of the published mapping."""
+
+EMNIST_MERGED = (*"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt",)
+"""Fifteen letters whose two forms look alike have one class, named by the capital."""
+
+MINI_SPEECH_COMMANDS = ("yes", "no", "go", "stop", "left", "right", "up", "down")
+"""Folders of the archive; labels in the order of the code of Kim et al. (IDC), ICML 2022."""

@@ -71,7 +71,7 @@ def require_counts(info: DatasetInfo, splits: RawSplits) -> None:
             raise DatasetUnreadableError(
                 f"data set {info.name!r} has {split} images of shape {images.shape}, the catalogue says {(sum(counts), *shape)}"
             )
-        if tuple(np.bincount(labels, minlength=info.num_classes).tolist()) != counts:
+        if labels.min(initial=0) < 0 or tuple(np.bincount(labels, minlength=info.num_classes).tolist()) != counts:
             raise DatasetUnreadableError(f"data set {info.name!r}: the {split} images per class are not those of the catalogue")
 
 

@@ -56,7 +56,7 @@ def informed(base: Resolved, *, weight: float = PUBLISHED_WEIGHT) -> Resolved:
     return Resolved(base.method.model_copy(update={"terms": terms}), base.evaluation)
 
 
-_HABA: dict[tuple[str, int], MTTRow] = {
+HABA: dict[tuple[str, int], MTTRow] = {
     ("cifar10", 1): MTTRow(50, 2, 2, PUBLISHED_RATE, 1e-7, 0.01, zca=True),
     ("cifar10", 10): MTTRow(30, 2, 20, PUBLISHED_RATE, 1e-5, 0.001, zca=True),
     ("cifar10", 50): MTTRow(30, 2, 20, PUBLISHED_RATE, 1e-5, 0.01, zca=True),
@@ -72,7 +72,7 @@ def haba(info: DatasetInfo, ipc: int) -> Resolved:
     ipc 10 (as quoted by DREAM): 69.9 %. Deviations: the learned rate has the momentum of the bases (published: 0.9); batches
     are not standardised one by one, in training and in tests, as the published code does outside its inner loop.
     """
-    row = nearest(_HABA, info, ipc)
+    row = nearest(HABA, info, ipc)
     base = matched(info, row if info.name == "cifar10" else row._replace(zca=False), num_iterations=15_000)
     objective = base.method.objective.model_copy(update={"lr_net_min": 0.001})
     return factorized(Resolved(base.method.model_copy(update={"objective": objective}), base.evaluation))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from core.catalogue import DatasetInfo
 from core.specs.init import ForgettingInitSpec, HerdingInitSpec, InitSpec, KCenterInitSpec, KMeansInitSpec, RandomInitSpec
-from core.specs.methods.common import Resolved
+from core.specs.methods.common import Resolved, packed
 from core.specs.methods.distribution_matching import dm
-from core.specs.synthetic import MultiFormationSpec, ParameterizationSpec, PixelsSpec
+from core.specs.synthetic import ParameterizationSpec, PixelsSpec
 
 
 def random(info: DatasetInfo, ipc: int) -> Resolved:
@@ -36,7 +36,7 @@ def k_means(info: DatasetInfo, ipc: int) -> Resolved:
 
 def mosaic(info: DatasetInfo, ipc: int) -> Resolved:
     """Random real images, packed 2 x 2 as IDM packs: the control with the same pixels for every packed set."""
-    return _chosen(info, ipc, RandomInitSpec(), MultiFormationSpec(factor=2, space="normalised", shrink="mean"))
+    return _chosen(info, ipc, RandomInitSpec(), packed(info, space="normalised", shrink="mean"))
 
 
 def _chosen(info: DatasetInfo, ipc: int, init: InitSpec, parameterization: ParameterizationSpec | None = None) -> Resolved:

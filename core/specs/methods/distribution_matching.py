@@ -17,12 +17,12 @@ from core.specs.experts import RealTrainingSpec
 from core.specs.fit import smallest_side
 from core.specs.init import RandomInitSpec
 from core.specs.method import MethodSpec
-from core.specs.methods.common import Resolved, dsa, field_convnet, nearest, representative
+from core.specs.methods.common import Resolved, dsa, field_convnet, nearest, packed, rate_side, representative
 from core.specs.models import DynamicBilevelSpec, FreshRandomSpec, GrowingQueueSpec, PretrainedPoolSpec
 from core.specs.network import ResNet18DCSpec
 from core.specs.objective import GaussianSpec, LayerwiseFeatureSpec, MeanFeatureSpec, RKHSSpec
 from core.specs.selection import UniformSpec
-from core.specs.synthetic import MultiFormationSpec, SGDSpec
+from core.specs.synthetic import SGDSpec
 from core.specs.terms import (
     ClassCentralizationSpec,
     ClassDiscriminativeSpec,
@@ -100,7 +100,7 @@ class _IDMRow(NamedTuple):
     num_steps: int
 
 
-_IDM: dict[tuple[str, int], _IDMRow] = {
+IDM: dict[tuple[str, int], _IDMRow] = {
     ("cifar10", 1): _IDMRow(WHOLE_CLASS, 0.5, 5, 10),
     ("cifar10", 10): _IDMRow(256, 0.5, 30, 10),
     ("cifar10", 50): _IDMRow(256, 0.1, 30, 10),
@@ -119,13 +119,13 @@ def idm(info: DatasetInfo, ipc: int) -> Resolved:
     20,000 iterations, printed lr 0.2 with momentum 0.5 (class by class), images packed 2 x 2, a queue of at most 100 networks.
     Published on CIFAR-10 at ipc 10: 58.6 +- 0.1 %. Deviation: TinyImageNet uses the field's depth 4 (published: 3).
     """
-    row, network = nearest(_IDM, info, ipc), field_convnet(info)
+    row, network = nearest(IDM, info, ipc), field_convnet(info)
     method = MethodSpec(
         network=network,
         objective=MeanFeatureSpec(),
         terms=(ClassificationRegulariserSpec(weight=100.0 * row.cross_entropy),),
         models=GrowingQueueSpec(push_every=row.push_every, num_steps=row.num_steps),
-        parameterization=MultiFormationSpec(factor=2, space="normalised", shrink="mean"),
+        parameterization=packed(info, space="normalised", shrink="mean"),
         selection=UniformSpec(real_batch_per_class=row.real_batch),
         augmentation=dsa(info),
         init=RandomInitSpec(),
@@ -147,7 +147,7 @@ def m3d(info: DatasetInfo, ipc: int) -> Resolved:
         network=network,
         objective=RKHSSpec(),
         models=FreshRandomSpec(iterations_per_network=5),
-        parameterization=MultiFormationSpec(factor=2, space="unit", shrink="nearest", max_per_class=200),
+        parameterization=packed(info, space="unit", shrink="nearest", max_per_class=200),
         selection=UniformSpec(real_batch_per_class=128),
         augmentation=IDCAugmentationSpec(strategy=("color", "crop", "cutout")),
         init=RandomInitSpec(),
@@ -175,12 +175,10 @@ def dsdm(info: DatasetInfo, ipc: int) -> Resolved:
     """DSDM: Li et al., "Diversified Semantic Distribution Matching", ACM MM 2024, as its code runs.
 
     10,000 iterations on 10 networks pre-trained for 20 epochs, 256 real images per class, prototypes + 50 x covariance + 0.2 x
-    history from iteration 2000 on, printed lr 0.1 x ipc / 10 x (side / 32)^2 with momentum 0.5 (class by class), pixels
-    in [0, 1], packed 2 x 2. Published on CIFAR-10 at ipc 10: 66.5 +- 0.3 %.
+    history from iteration 2000 on, printed lr 0.1 x ipc / 10 x (side / base)^2 with momentum 0.5 (class by class), pixels
+    in [0, 1], packed 2 x 2, spectrograms in two along time. Published on CIFAR-10 at ipc 10: 66.5 +- 0.3 %.
     """
     network = field_convnet(info)
-    side = min(info.height, info.width)
-    base = side if info.name == "mnist" else 32  # the code takes MNIST's own side as its base
     strategy: tuple[Operation, ...] = ("color", "crop") if info.name == "mnist" else ("color", "crop", "cutout")
     method = MethodSpec(
         network=network,
@@ -192,11 +190,11 @@ def dsdm(info: DatasetInfo, ipc: int) -> Resolved:
                 num_epochs=20, augmentation=IDCAugmentationSpec(strategy=("color", "crop")), cutmix_probability=0.5
             ),
         ),
-        parameterization=MultiFormationSpec(factor=2, space="unit", shrink="nearest", max_per_class=256),
+        parameterization=packed(info, space="unit", shrink="nearest", max_per_class=256),
         selection=UniformSpec(real_batch_per_class=256),
         augmentation=IDCAugmentationSpec(strategy=strategy),
         init=RandomInitSpec(),
-        optimizer=SGDSpec(lr_img=0.1 * ipc / 10 * (side / base) ** 2 * SWEEP, momentum=0.0),
+        optimizer=SGDSpec(lr_img=0.1 * ipc / 10 * (min(info.height, info.width) / rate_side(info)) ** 2 * SWEEP, momentum=0.0),
         num_iterations=10_000,
     )
     return Resolved(method, idc_protocol(info, network).model_copy(update={"num_epochs": 1500}))

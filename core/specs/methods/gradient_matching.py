@@ -14,13 +14,13 @@ from core.specs.evaluation import dc_protocol, dm_protocol, idc_protocol
 from core.specs.experts import RealTrainingSpec
 from core.specs.init import InitSpec, NoiseInitSpec, RandomInitSpec
 from core.specs.method import MethodSpec
-from core.specs.methods.common import Resolved, field_convnet, nearest, representative
+from core.specs.methods.common import Resolved, field_convnet, nearest, packed, rate_side, representative
 from core.specs.methods.common import dsa as siamese
 from core.specs.methods.distribution_matching import SWEEP
 from core.specs.models import TrainedOnRealSpec, TrainedOnSyntheticSpec
 from core.specs.objective import GradientSpec
 from core.specs.selection import UniformSpec
-from core.specs.synthetic import MultiFormationSpec, SGDSpec
+from core.specs.synthetic import SGDSpec
 
 
 class _DCRow(NamedTuple):
@@ -31,7 +31,7 @@ class _DCRow(NamedTuple):
     """Epochs on the synthetic set between two of them."""
 
 
-_DC: dict[tuple[str, int], _DCRow] = {
+DC: dict[tuple[str, int], _DCRow] = {
     ("cifar10", 1): _DCRow(1, 1),  # the epoch is never reached
     ("cifar10", 10): _DCRow(10, 50),
     ("cifar10", 20): _DCRow(20, 25),
@@ -41,7 +41,7 @@ _DC: dict[tuple[str, int], _DCRow] = {
 }
 """Of every set: the code chooses by ipc alone, and has no other ipc."""
 
-_DCC = _DC | {("cifar10", 1): _DCRow(10, 5)}
+DCC = DC | {("cifar10", 1): _DCRow(10, 5)}
 
 
 def dc(info: DatasetInfo, ipc: int) -> Resolved:
@@ -51,7 +51,7 @@ def dc(info: DatasetInfo, ipc: int) -> Resolved:
     are trained at lr 0.01 on the synthetic set. Evaluated for 300 epochs without augmentation. Published on CIFAR-10 at ipc 10:
     44.9 +- 0.5 %. Deviation: on MNIST the published evaluation augments (crops, scales and rotates) and takes 1000 epochs.
     """
-    network, row = field_convnet(info), nearest(_DC, info, ipc)
+    network, row = field_convnet(info), nearest(DC, info, ipc)
     method = MethodSpec(
         network=network,
         objective=GradientSpec(),
@@ -81,7 +81,7 @@ def dcc(info: DatasetInfo, ipc: int) -> Resolved:
     images; at ipc 1 ten steps per network. Published on CIFAR-10 at ipc 10: 49.4 %. Deviation: CIFAR-100 has its own
     normalisation here (published: that of CIFAR-10).
     """
-    base, row = dc(info, ipc), nearest(_DCC, info, ipc)
+    base, row = dc(info, ipc), nearest(DCC, info, ipc)
     method = base.method.model_copy(update={
         "objective": GradientSpec(grouping="summed", summed_from_network=250, summed_from_step=10),
         "models": TrainedOnSyntheticSpec(steps_per_network=row.steps, num_epochs=row.epochs),
@@ -104,7 +104,7 @@ class _IDCRow(NamedTuple):
     """Real images of network training after each matching step."""
 
 
-_IDC: dict[tuple[str, int], _IDCRow] = {
+IDC: dict[tuple[str, int], _IDCRow] = {
     ("mnist", 10): _IDCRow("absolute", 1e-4, 500),
     ("fashion-mnist", 10): _IDCRow("absolute", 1e-4, 500),
     ("svhn", 10): _IDCRow("squared", 5e-3, 500),
@@ -128,9 +128,8 @@ def idc(info: DatasetInfo, ipc: int) -> Resolved:
 
 
 def _idc(info: DatasetInfo, ipc: int, *, training_batch: int) -> Resolved:
-    row, network, mnist = nearest(_IDC, info, ipc), field_convnet(info), info.name == "mnist"
-    side = min(info.height, info.width)
-    rate = row.lr_img * ipc / 10 * (side / (28 if mnist else 32)) ** 2
+    row, network, mnist = nearest(IDC, info, ipc), field_convnet(info), info.name == "mnist"
+    rate = row.lr_img * ipc / 10 * (min(info.height, info.width) / rate_side(info)) ** 2
     strategy: tuple[Operation, ...] = ("color", "crop") if mnist else ("color", "crop", "cutout")
     training = RealTrainingSpec(
         num_epochs=0, batch_size=training_batch, augmentation=IDCAugmentationSpec(strategy=("color", "crop")),
@@ -140,7 +139,7 @@ def _idc(info: DatasetInfo, ipc: int, *, training_batch: int) -> Resolved:
         network=network,
         objective=GradientSpec(distance=row.distance, parameters="convolutions"),
         models=TrainedOnRealSpec(steps_per_network=100, num_images=row.num_images, training=training),
-        parameterization=MultiFormationSpec(factor=2, space="unit", shrink="nearest", max_per_class=128),
+        parameterization=packed(info, space="unit", shrink="nearest", max_per_class=128),
         selection=UniformSpec(real_batch_per_class=64),
         augmentation=IDCAugmentationSpec(strategy=strategy),
         init=RandomInitSpec(),

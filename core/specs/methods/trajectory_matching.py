@@ -41,7 +41,7 @@ class MTTRow(NamedTuple):
     zca: bool = False
 
 
-_MTT: dict[tuple[str, int], MTTRow] = {
+MTT: dict[tuple[str, int], MTTRow] = {
     ("cifar10", 1): MTTRow(50, 2, 2, 1e2, 1e-7, 0.01, zca=True),
     ("cifar10", 10): MTTRow(30, 2, 20, 1e2, 1e-5, 0.001, zca=True),
     ("cifar10", 50): MTTRow(30, 2, 40, 1e3, 1e-5, 0.001),
@@ -52,7 +52,7 @@ _MTT: dict[tuple[str, int], MTTRow] = {
     ("tiny-imagenet", 10): MTTRow(20, 2, 40, 1e4, 1e-4, 0.01, 200),
     ("tiny-imagenet", 50): MTTRow(20, 2, 40, 1e4, 1e-4, 0.01, 300),
 }
-_TESLA: dict[tuple[str, int], MTTRow] = _MTT | {
+TESLA: dict[tuple[str, int], MTTRow] = MTT | {
     ("cifar10", 1): MTTRow(50, 2, 5, 1e3, 1e-7, 0.01),
     ("cifar100", 50): MTTRow(80, 2, 40, 1e3, 1e-5, 0.01, 125, zca=True),
 }
@@ -65,7 +65,7 @@ def mtt(info: DatasetInfo, ipc: int) -> Resolved:
     SGD with momentum 0.5 on images and learned rate; whitened on CIFAR-10 at ipc 1 and 10 and CIFAR-100 at ipc 1 and 50.
     Evaluated as DC is, at the learned rate. Published on CIFAR-10 at ipc 10: 65.3 %, the best of all evaluations along the run.
     """
-    return matched(info, nearest(_MTT, info, ipc), num_iterations=5000)
+    return matched(info, nearest(MTT, info, ipc), num_iterations=5000)
 
 
 def tesla(info: DatasetInfo, ipc: int) -> Resolved:
@@ -75,7 +75,7 @@ def tesla(info: DatasetInfo, ipc: int) -> Resolved:
     other rows are MTT's. Hard labels, as its commands for these sets have them; `labels: teacher` gives those of its
     ImageNet-1K. Published on CIFAR-10 at ipc 10 (as quoted by PAD): 66.4 %.
     """
-    row = nearest(_TESLA, info, ipc)
+    row = nearest(TESLA, info, ipc)
     found = matched(info, row._replace(lr_img=row.lr_img * HALVED), num_iterations=10_000)
     objective = found.method.objective.model_copy(update={"gradient_mode": "frozen_adjoint"})
     return Resolved(found.method.model_copy(update={"objective": objective}), found.evaluation)
@@ -96,7 +96,7 @@ class _DATMRow(NamedTuple):
     init: InitSpec = CorrectlyClassifiedInitSpec()
 
 
-_DATM: dict[tuple[str, int], _DATMRow] = {
+DATM: dict[tuple[str, int], _DATMRow] = {
     ("cifar10", 1): _DATMRow(80, 2, 0, 4, 4, 0, 10, 100.0, 1e-7, 5.0, max_loss=1.1),
     ("cifar10", 10): _DATMRow(80, 2, 0, 10, 20, 1000, 100, 100.0, 1e-5, 2.0),
     ("cifar10", 50): _DATMRow(80, 2, 0, 20, 40, 2000, 500, 1000.0, 1e-5, 2.0),
@@ -120,7 +120,7 @@ def datm(info: DatasetInfo, ipc: int) -> Resolved:
     descend by plain SGD (published: the sharpness-aware steps of FTD); on CIFAR-100 at ipc 50 labels start from all experts
     (published: from one). Published on CIFAR-10 at ipc 10 (as quoted by PAD): 66.8 %.
     """
-    row = nearest(_DATM, info, ipc)
+    row = nearest(DATM, info, ipc)
     base = MTTRow(
         row.num_steps, row.span_epochs, row.max_start_epoch, row.lr_img, row.lr_rate, 0.01, row.batch_size, zca=True
     )
