@@ -7,8 +7,10 @@ from alembic import context
 from core.jobs.database import Database
 from core.jobs.models import Base
 from core.settings import get_settings
+from core.uploads import models as uploads
 
 target_metadata = Base.metadata
+assert uploads.Upload.metadata is target_metadata  # importing its module adds its tables
 
 
 def run() -> None:
