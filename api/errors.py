@@ -23,6 +23,7 @@ from core.errors import (
     ArtifactCorruptError,
     ConflictError,
     DatabaseUnavailableError,
+    DigestMismatchError,
     DistillError,
     FieldProblem,
     IdempotencyInProgressError,
@@ -31,10 +32,14 @@ from core.errors import (
     InvalidCursorError,
     JobAlreadyTerminalError,
     NotFoundError,
+    QuotaExceededError,
+    SizeMismatchError,
     SpecError,
     StoreUnavailableError,
     UnknownDatasetError,
     UnknownMethodError,
+    UploadExpiredError,
+    UploadTooLargeError,
 )
 
 RETRY_AFTER_SECONDS = 5
@@ -62,6 +67,15 @@ class UnsupportedMediaTypeError(DistillError):
 
 class BodyTooLargeError(DistillError):
     code = "body_too_large"
+
+
+class BodyTimeoutError(DistillError):
+    code = "body_timeout"
+    retryable = True
+
+
+class LengthRequiredError(DistillError):
+    code = "length_required"
 
 
 class TooManySeriesError(DistillError):
@@ -101,6 +115,9 @@ STATUSES: dict[type[DistillError], Kind] = {
     ConflictError: Kind(409, "The state forbids the request"),
     JobAlreadyTerminalError: Kind(409, "The job is over"),
     IdempotencyInProgressError: Kind(409, "The same request is being handled"),
+    BodyTimeoutError: Kind(408, "The body came too slowly"),
+    UploadExpiredError: Kind(410, "The upload has expired"),
+    LengthRequiredError: Kind(411, "The length is not said"),
     PreconditionFailedError: Kind(412, "The precondition does not hold"),
     BodyTooLargeError: Kind(413, "The body is too large"),
     UnsupportedMediaTypeError: Kind(415, "The media type is not supported"),
@@ -108,6 +125,10 @@ STATUSES: dict[type[DistillError], Kind] = {
     SpecError: Kind(422, "The request breaks a rule"),
     UnknownMethodError: Kind(422, "The recipe is unknown"),
     IdempotencyKeyReusedError: Kind(422, "The Idempotency-Key belongs to another request"),
+    UploadTooLargeError: Kind(422, "The file is too large"),
+    SizeMismatchError: Kind(422, "The size differs"),
+    DigestMismatchError: Kind(422, "The digest differs"),
+    QuotaExceededError: Kind(429, "A quota is used up"),
     ArtifactCorruptError: Kind(
         502, "The stored bytes are damaged", "the bytes in the object store are missing or differ from what was recorded"
     ),
@@ -147,8 +168,9 @@ class Problem(BaseModel):
 
 DESCRIPTIONS: dict[int, str] = {
     400: "The request cannot be read, or a cursor is invalid", 404: "No such object", 409: "The state forbids it",
+    408: "The body came too slowly", 410: "It has expired", 411: "The body needs a Content-Length",
     412: "A precondition does not hold", 413: "The body is too large", 415: "The body must be application/json",
-    416: "The range is not satisfiable", 422: "A rule is broken; `errors` names each field",
+    416: "The range is not satisfiable", 422: "A rule is broken; `errors` names each field", 429: "A quota is used up",
     502: "The stored bytes are damaged", 503: "A server behind this one is away; try again",
 }
 """What the OpenAPI document says of each error status."""

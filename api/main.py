@@ -18,6 +18,7 @@ from api.jobs import history
 from api.jobs.feed import Feed
 from api.methods import endpoints as methods
 from api.middleware import AllowedHosts, BodyLimit, RequestContext
+from api.uploads import endpoints as uploads
 from core import logging as logs
 from core.jobs.database import Database
 from core.jobs.queue import Sender, celery_app
@@ -26,6 +27,7 @@ from core.store.objects import open_store
 
 STREAM_THREADS = 8
 STORE_THREADS = 16
+PARTS_AT_ONCE = 16
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -47,6 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 app.state.resources = Resources(
                     settings=given, database=database, objects=objects, sender=sender, feed=feed,
                     stream_threads=anyio.CapacityLimiter(STREAM_THREADS), store_threads=anyio.CapacityLimiter(STORE_THREADS),
+                    part_slots=anyio.CapacityLimiter(PARTS_AT_ONCE),
                     probes=health.probes(database, celery, objects), closing=closing,
                 )
                 counters.registry.register(gauges)
@@ -64,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title=openapi.TITLE, description=openapi.DESCRIPTION, version=health.service_version(), openapi_tags=openapi.TAGS,
         generate_unique_id_function=openapi.operation_id, lifespan=lifespan, redoc_url=None, redirect_slashes=False,
     )
-    for part in (jobs, history, artifacts, datasets, methods, fleet, health, monitoring):
+    for part in (jobs, history, artifacts, uploads, datasets, methods, fleet, health, monitoring):
         app.include_router(part.router, dependencies=[Depends(known_query)])
     app.include_router(home.router)
     app.state.monitoring = counters

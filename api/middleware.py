@@ -5,9 +5,11 @@ Plain ASGI classes: Starlette's `BaseHTTPMiddleware` would run each request in a
 
 from __future__ import annotations
 
+import re
 import time
 from urllib.parse import urlsplit
 
+import anyio
 import structlog
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,11 +19,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.errors import BodyTooLargeError, UnknownHostError, distill_problem, internal_problem
 from api.monitoring import Monitoring
 from core.jobs.ids import new_id
+from core.uploads.parts import MAX_PART_BYTES
 
 log = structlog.get_logger("api.access")
 
 DRAIN_FACTOR = 16
-"""A refused body up to this many times the limit is read and dropped, so that the client gets to see the answer."""
+DRAIN_SECONDS = 10.0
+"""What is left of a refused body is dropped, up to so many times the limit and for so long."""
+PART_PATH = re.compile(r"/v1/uploads/[^/]+/parts/[^/]+")
 
 
 class RequestContext:
@@ -99,7 +104,11 @@ def _host_of(scope: Scope) -> str:
 
 
 class BodyLimit:
-    """Refuses bodies over a limit, whether their length was declared or turns out while reading."""
+    """Refuses bodies over a limit, whether their length was declared or turns out while reading.
+
+    Parts of uploads have a limit of their own. Before a refusal is sent, what is left of the body is read and dropped: closing
+    a socket with unread bytes resets it, and a reset destroys the answer on its way.
+    """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self.app = app
@@ -109,31 +118,48 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        error = BodyTooLargeError(f"the body may have at most {self.max_body_bytes} bytes")
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared[:20]) > self.max_body_bytes:
-            await self._drain(receive, 0)
-            await distill_problem(Request(scope), error)(scope, receive, send)
+        body = _Body(scope, receive, send, self._limit(scope), DRAIN_FACTOR * self.max_body_bytes)
+        if body.declared_too_large:
+            await distill_problem(Request(scope), body.too_large)(scope, receive, body.send)
             return
-        received = 0
+        await self.app(scope, body.receive, body.send)
 
-        async def receive_bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > self.max_body_bytes:
-                    if message.get("more_body", False):
-                        await self._drain(receive, received)
-                    raise error
-            return message
+    def _limit(self, scope: Scope) -> int:
+        part = scope["method"] == "PUT" and PART_PATH.fullmatch(scope["path"]) is not None
+        return MAX_PART_BYTES if part else self.max_body_bytes
 
-        await self.app(scope, receive_bounded, send)
 
-    async def _drain(self, receive: Receive, received: int) -> None:
-        """Closing a socket with unread bytes resets it, and a reset destroys the answer on its way."""
-        while received <= DRAIN_FACTOR * self.max_body_bytes:
-            message = await receive()
-            received += len(message.get("body", b""))
-            if not message.get("more_body", False):
-                return
+class _Body:
+    """The body of one request on its way in."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int, drain_bytes: int) -> None:
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "")
+        self.declared_too_large = declared.isdecimal() and int(declared[:20]) > limit
+        self.too_large = BodyTooLargeError(f"the body may have at most {limit} bytes")
+        self._receive, self._send, self._limit = receive, send, limit
+        self._drain_bytes = max(limit, drain_bytes)
+        self._received = 0
+        self._ended = declared in {"", "0"} and "transfer-encoding" not in headers
+        self._held_back = headers.get("expect", "").lower() == "100-continue"
+
+    async def receive(self) -> Message:
+        message = await self._next()
+        if self._received > self._limit:
+            raise self.too_large
+        return message
+
+    async def send(self, message: Message) -> None:
+        # A client that holds its body back until it is asked for it has nothing on the way.
+        if message["type"] == "http.response.start" and message["status"] >= 400 and not self._held_back:
+            with anyio.move_on_after(DRAIN_SECONDS):
+                while not self._ended and self._received <= self._drain_bytes:
+                    await self._next()
+        await self._send(message)
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._held_back = False
+        self._received += len(message.get("body", b""))
+        self._ended = not message.get("more_body", False)
+        return message

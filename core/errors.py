@@ -3,16 +3,25 @@
     DistillError
     |-- SpecError                 a specification that can never run (the client's mistake)
     |   |-- UnknownMethodError
-    |   `-- UnknownDatasetError
+    |   |-- UnknownDatasetError
+    |   `-- UploadTooLargeError
     |-- NotFoundError             no such row for this tenant
     |-- ConflictError             the row is in a state that forbids the request
     |   |-- JobAlreadyTerminalError, JobNotTerminalError, JobHasDependantsError
     |   |-- InvalidStateError
+    |   |-- DatasetNotReadyError, DatasetInUseError
+    |   |-- UploadClosedError, UploadNotCompleteError, PartsMissingError
     |   `-- IdempotencyInProgressError
     |-- IdempotencyKeyReusedError the same key with another body
     |-- InvalidCursorError        a page cursor nobody issued
+    |-- QuotaExceededError        the tenant has used up what it may have at once
+    |-- UploadExpiredError        nobody went on with it in time
+    |-- SizeMismatchError         bytes are not as many as was said
+    |-- DigestMismatchError       bytes are not those that were said
+    |   `-- PartDamagedError      ... on their way here; sending them again is right
     |-- JobFailure                the job itself cannot finish
     |   |-- InvalidInputError, DatasetUnreadableError
+    |   |-- DatasetRejectedError  a user's files are not a data set
     |   `-- DivergedError, DeviceMemoryError, HostMemoryError, DeviceUnavailableError, DeviceFaultError
     `-- InfrastructureError       a server is away; trying again is right
         |-- StoreUnavailableError
@@ -66,6 +75,10 @@ class UnknownDatasetError(SpecError):
     code = "dataset_not_found"
 
 
+class UploadTooLargeError(SpecError):
+    code = "too_large"
+
+
 class NotFoundError(DistillError):
     code = "not_found"
 
@@ -90,6 +103,26 @@ class InvalidStateError(ConflictError):
     code = "invalid_state"
 
 
+class DatasetNotReadyError(ConflictError):
+    code = "dataset_not_ready"
+
+
+class DatasetInUseError(ConflictError):
+    code = "dataset_in_use"
+
+
+class UploadClosedError(ConflictError):
+    code = "upload_closed"
+
+
+class UploadNotCompleteError(ConflictError):
+    code = "upload_not_complete"
+
+
+class PartsMissingError(ConflictError):
+    code = "parts_missing"
+
+
 class IdempotencyInProgressError(ConflictError):
     code = "idempotency_in_progress"
     retryable = True
@@ -101,6 +134,26 @@ class IdempotencyKeyReusedError(DistillError):
 
 class InvalidCursorError(DistillError):
     code = "invalid_cursor"
+
+
+class QuotaExceededError(DistillError):
+    code = "quota_exceeded"
+
+
+class UploadExpiredError(DistillError):
+    code = "upload_expired"
+
+
+class SizeMismatchError(DistillError):
+    code = "size_mismatch"
+
+
+class DigestMismatchError(DistillError):
+    code = "digest_mismatch"
+
+
+class PartDamagedError(DigestMismatchError):
+    retryable = True
 
 
 class JobFailure(DistillError):  # noqa: N818 - the subclasses are the errors; this names what they end
@@ -115,6 +168,12 @@ class InvalidInputError(JobFailure):
 
 class DatasetUnreadableError(JobFailure):
     code = "dataset_unreadable"
+
+
+class DatasetRejectedError(JobFailure):
+    """A user's files break a rule; each of `problems` names the entry and the rule."""
+
+    code = "dataset_rejected"
 
 
 class DivergedError(JobFailure):

@@ -15,6 +15,9 @@ from pathlib import Path
 from pydantic import Field, computed_field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from core.specs.ingest import IngestLimits
+from core.uploads.parts import MAX_PART_BYTES, MAX_PARTS
+
 
 class Settings(BaseSettings):
     """Typed settings; names are the environment variables without their ``DISTILL_`` prefix, in lower case."""
@@ -76,10 +79,26 @@ class Settings(BaseSettings):
     worker_row_seconds: float = Field(default=7 * 86_400.0, gt=0, description="Silence after which a worker is forgotten.")
     publish_timeout_seconds: float = Field(default=5.0, gt=0, description="Socket time-out towards the broker.")
 
+    max_upload_bytes: int = Field(
+        default=20 << 30, ge=1, le=MAX_PARTS * MAX_PART_BYTES, description="Largest file that may be uploaded.",
+    )
+    max_open_uploads: int = Field(default=5, ge=1, description="Uploads that a tenant may have begun and not completed.")
+    max_stored_bytes: int = Field(
+        default=50 << 30, ge=0,
+        description="What uploads and finished files of a tenant may take; beyond it no upload is begun.",
+    )
+    upload_expiry_seconds: float = Field(
+        default=86_400.0, gt=0,
+        description="An upload ends so long after its last part; one that is complete when no data set was made of it.",
+    )
+
     max_trajectory_bytes: int = Field(
         default=64 << 30, ge=0,
         description="Largest file of expert trajectories that a job may ask for; while it is made, memory holds it once and "
         "the job's folder up to four times.",
+    )
+    ingest_limits: IngestLimits = Field(
+        default=IngestLimits(), description="What files of users may be, as a JSON object; what it leaves out stays as it is."
     )
     probe_faults: bool = Field(default=False, description="Whether probes may be told to misbehave; for tests of a service.")
     child_threads: int = Field(default=0, ge=0, description="CPU threads of a child; 0 means all cores of the machine.")

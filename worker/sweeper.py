@@ -19,6 +19,7 @@ from core.jobs.database import Database, now
 from core.settings import Settings
 from core.store.keys import JOBS, job_prefix, owner_of
 from core.store.objects import Entry, Objects
+from worker.upload_sweeper import UploadSweeper
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +34,7 @@ class Sweeper:
         self._database = database
         self._store = store
         self._settings = settings
+        self._uploads = UploadSweeper(database, store, settings)
 
     def run(self, stop: threading.Event) -> None:
         """Sweep when it is due, until told to stop."""
@@ -61,16 +63,19 @@ class Sweeper:
             checkpoints = sweeping.drop_checkpoints(session)
         self._store.delete(*checkpoints)
         orphans, strange = self._collect_orphans()
+        uploads = self._uploads.sweep()
         with self._database.write() as session:
             keys = sweeping.forget_keys(session, self._settings.idempotency_seconds)
             workers = sweeping.forget_workers(session, self._settings.worker_row_seconds)
             tombstones = sweeping.forget_tombstones(session, self._settings.idempotency_seconds)
         log.info(
             "swept", deleted_jobs=deleted, checkpoints=len(checkpoints), orphans=orphans, idempotency_keys=keys,
-            workers=workers, tombstones=tombstones,
+            workers=workers, tombstones=tombstones, uploads=uploads._asdict(),
         )
         if strange:
             log.warning("objects_of_unknown_jobs", count=strange)
+        if uploads.strange:
+            log.warning("objects_of_unknown_uploads", count=uploads.strange)
 
     def _collect_deleted(self) -> int:
         """Bytes first: a row that is hidden anyway may name bytes that are gone, and a repetition still finds the job."""

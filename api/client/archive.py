@@ -9,7 +9,8 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from api.client.errors import ClientError
-from api.client.http import TERMINAL_STATES, DistillClient
+from api.client.following import TERMINAL_STATES
+from api.client.http import DistillClient
 
 MAX_MEMBERS = 2_000_000
 MAX_UNPACKED_BYTES = 32 << 30

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -53,7 +53,7 @@ class Connection:
         body: Mapping[str, Any] | None = None,
     ) -> Json:
         """As `send`; returns the object that the request is answered with."""
-        return _json(self.send(method, path, params=params, headers=headers, body=body))
+        return object_of(self.send(method, path, params=params, headers=headers, body=body))
 
     def send(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None,
@@ -73,14 +73,22 @@ class Connection:
                 raise ClientError(f"the specification is not JSON: {error}", code="invalid_json") from None
             sent["Content-Type"] = "application/json"
 
-        def once() -> httpx.Response:
-            with self.translated():
-                response = self.http.request(method, path, params=params, headers=sent, content=content)
-            if response.is_success:
-                return response
-            raise refusal(response)
+        return self.retrying()(self.once, method, path, params=params, headers=sent, content=content)
 
-        return self.retrying()(once)
+    def once(
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None,
+        content: bytes | Iterable[bytes] | None = None,
+    ) -> httpx.Response:
+        """Send a request a single time and return the answer.
+
+        Raises:
+            ClientError: refused, or not answered.
+        """
+        with self.translated():
+            response = self.http.request(method, path, params=params, headers=headers, content=content)
+        if response.is_success:
+            return response
+        raise refusal(response)
 
     def pages(self, path: str, params: Mapping[str, Any], limit: int | None) -> Iterator[Json]:
         """The items of a collection, page by page; `limit=None` for all."""
@@ -148,7 +156,12 @@ def refusal(response: httpx.Response) -> ClientError:
     )
 
 
-def _json(response: httpx.Response) -> Json:
+def object_of(response: httpx.Response) -> Json:
+    """The JSON object in an answer.
+
+    Raises:
+        ClientError: there is none; whoever answered is no service of ours.
+    """
     try:
         value = response.json()
     except ValueError:

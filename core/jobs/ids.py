@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, get_args
 
 import uuid_utils
 
-Prefix = Literal["job", "art", "wkr", "req"]
-_PATTERN = re.compile(r"^(job|art|wkr|req)_[0-9a-f]{32}$")
+Prefix = Literal["job", "art", "wkr", "req", "up", "ds"]
+_PATTERN = re.compile(rf"^({'|'.join(get_args(Prefix))})_[0-9a-f]{{32}}$")
 
 
 def new_id(prefix: Prefix) -> str:
@@ -18,4 +18,4 @@ def new_id(prefix: Prefix) -> str:
 
 def is_id(value: str, prefix: Prefix) -> bool:
     """Whether `value` is an id of this kind, and therefore safe as part of an object key."""
-    return value.startswith(prefix) and _PATTERN.fullmatch(value) is not None
+    return value.startswith(f"{prefix}_") and _PATTERN.fullmatch(value) is not None

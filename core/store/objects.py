@@ -7,10 +7,11 @@ renames without doing so.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 8 << 20
 """One range request; a single long body would hit the client library's total time-out."""
-
+LOCAL_PIECE_BYTES, REMOTE_PIECE_BYTES = 1 << 20, 5 << 20
+"""What a stream is cut into on its way to the store, one piece at a time; S3 takes no smaller ones."""
 
 PAGE_ENTRIES = 500
 
@@ -62,6 +64,26 @@ class Objects:
                 _flush(self._local_root, key)
         if stored != path.stat().st_size:
             raise StoreUnavailableError(f"the store kept {stored} of {path.stat().st_size} bytes of {key}")
+
+    async def put_stream(self, key: str, pieces: AsyncIterator[bytes], size_bytes: int) -> None:
+        """Store what an iterator gives, as durably as `put`, without ever holding much of it.
+
+        What the iterator raises ends the operation, passes through, and leaves no object. Cancelling leaves none either.
+
+        Raises:
+            StoreUnavailableError: the store cannot be reached or did not keep all bytes.
+        """
+        chunk = REMOTE_PIECE_BYTES if self._local_root is None else LOCAL_PIECE_BYTES
+        try:
+            with _translated(key):
+                await obstore.put_async(self._store, key, pieces, chunk_size=chunk, max_concurrency=1)
+                stored = (await obstore.head_async(self._store, key))["size"]
+                if self._local_root is not None:
+                    await asyncio.to_thread(_flush, self._local_root, key)
+        except ArtifactCorruptError as error:
+            raise StoreUnavailableError(f"{key} was deleted while it was stored") from error
+        if stored != size_bytes:
+            raise StoreUnavailableError(f"the store kept {stored} of {size_bytes} bytes of {key}")
 
     def fetch(self, key: str, path: Path, *, size_bytes: int, sha256: str) -> None:
         """Write an object to a file that appears complete and verified, or not at all.
@@ -122,6 +144,16 @@ class Objects:
                     obstore.delete(self._store, key)
             except ArtifactCorruptError:
                 continue
+
+    def delete_below(self, prefix: str) -> None:
+        """Delete every object below a prefix; of a local folder also what writes that were cut off left there, and itself.
+
+        Raises:
+            StoreUnavailableError: the store cannot be reached.
+        """
+        self.delete(*self.keys(prefix))
+        if self._local_root is not None:
+            remove_tree(self._local_root / prefix)
 
     def keys(self, prefix: str) -> list[str]:
         """Every key below a prefix, sorted.

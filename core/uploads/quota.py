@@ -1,0 +1,64 @@
+"""What a tenant may have: uploads begun at a time, and bytes in the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from core.errors import QuotaExceededError, UploadTooLargeError
+from core.jobs.models import Artifact
+from core.settings import Settings
+from core.uploads import sweeping
+from core.uploads.models import Upload, UploadPart, UploadState
+
+
+def reserve(session: Session, tenant_id: str, size_bytes: int, settings: Settings) -> None:
+    """Make sure that an upload may begin, and that no other one of the tenant is judged until the transaction ends.
+
+    Raises:
+        UploadTooLargeError: this installation takes no files of this size.
+        QuotaExceededError: the tenant has begun too many, or would have too much in the store.
+    """
+    if size_bytes > settings.max_upload_bytes:
+        raise UploadTooLargeError.at(
+            "/size_bytes", f"a file may have at most {settings.max_upload_bytes} bytes", UploadTooLargeError.code
+        )
+    _one_at_a_time(session, tenant_id)
+    sweeping.expire(session, tenant_id)
+    opened = session.scalar(
+        sa.select(sa.func.count()).select_from(Upload)
+        .where(Upload.tenant_id == tenant_id, Upload.state == UploadState.OPEN)
+    ) or 0
+    if opened >= settings.max_open_uploads:
+        raise QuotaExceededError(
+            f"{opened} uploads are open, and {settings.max_open_uploads} may be: complete or cancel one first"
+        )
+    stored = stored_bytes(session, tenant_id)
+    if stored + size_bytes > settings.max_stored_bytes:
+        raise QuotaExceededError(
+            f"{stored} of {settings.max_stored_bytes} bytes are taken or promised, and this file has {size_bytes}: "
+            "delete jobs or data sets first"
+        )
+
+
+def stored_bytes(session: Session, tenant_id: str) -> int:
+    """What a tenant's finished files and uploads take, the parts that are yet to come included."""
+    ended = sa.select(Upload.id).where(Upload.tenant_id == tenant_id, Upload.ended_at.is_not(None))
+    return sum((
+        _sum(session, Upload.size_bytes, Upload.tenant_id == tenant_id, Upload.ended_at.is_(None)),
+        _sum(session, UploadPart.size_bytes, UploadPart.tenant_id == tenant_id, UploadPart.upload_id.in_(ended)),
+        _sum(session, Artifact.size_bytes, Artifact.tenant_id == tenant_id),
+    ))
+
+
+def _sum(session: Session, column: Any, *conditions: sa.ColumnElement[bool]) -> int:
+    return int(session.scalar(sa.select(sa.func.sum(column)).where(*conditions)) or 0)
+
+
+def _one_at_a_time(session: Session, tenant_id: str) -> None:
+    """Hold back other creations of this tenant until the transaction ends; SQLite's writers take turns anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        name = sa.func.hashtextextended(f"uploads {tenant_id}", 0)
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(name)))
