@@ -40,6 +40,8 @@ class Resources:
     """Threads in which event streams read what lies further back, apart from those of ordinary requests."""
     store_threads: anyio.CapacityLimiter
     """Threads that wait for the object store: while it is frozen, only downloads are."""
+    part_slots: anyio.CapacityLimiter
+    """Parts of uploads that are received at once: each takes some MiB."""
     probes: tuple[Probe, ...]
     closing: Closing
     """Whether the process was asked to end: streams then do."""
@@ -93,6 +95,12 @@ async def _artifact_id(artifact_id: Annotated[str, Path(description="Id of an ar
     return artifact_id
 
 
+async def _upload_id(upload_id: Annotated[str, Path(description="Id of an upload.")]) -> str:
+    if not is_id(upload_id, "up"):
+        raise NotFoundError("there is no such upload")
+    return upload_id
+
+
 async def _limit(
     limit: Annotated[int, Query(ge=1, description=f"Largest number of entries; lowered to {MAX_LIMIT}.")] = DEFAULT_LIMIT,
 ) -> int:
@@ -104,6 +112,7 @@ Data = Annotated[Database, Depends(_database)]
 Tenant = Annotated[str, Depends(_tenant)]
 JobId = Annotated[str, Depends(_job_id)]
 ArtifactId = Annotated[str, Depends(_artifact_id)]
+UploadId = Annotated[str, Depends(_upload_id)]
 Limit = Annotated[int, Depends(_limit)]
 JsonBody = Annotated[bytes, Depends(json_body)]
 IfMatch = Annotated[str | None, Header(description="Fail with 412 unless the ETag is one of these.")]

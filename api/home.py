@@ -18,6 +18,7 @@ router = APIRouter()
 
 JOBS = 20
 REFRESH_SECONDS = 3
+WITH_PREVIEW = {"distillation", "ingest"}
 COLOURS = {"succeeded": "#1a7f37", "failed": "#b42318", "cancelled": "#6b7280", "running": "#1d4ed8", "cancelling": "#b45309"}
 
 PAGE = Template("""<!doctype html>
@@ -63,18 +64,24 @@ def home(database: Data, tenant: Tenant) -> Response:
 
 def _row(view: JobView) -> str:
     url = escape(view.links.self)
-    image = f'<a href="{url}/preview"><img src="{url}/preview" alt="synthetic images"></a>'
+    image = f'<a href="{url}/preview"><img src="{url}/preview" alt="images"></a>'
     return ROW.substitute(
         what=escape(_title(view)), id=escape(view.id), url=url,
         when=f"{view.created_at:%Y-%m-%d %H:%M:%S} UTC", state=escape(view.state), colour=COLOURS.get(view.state, "#374151"),
-        progress=_progress(view), preview=image if view.state is State.SUCCEEDED and view.ipc is not None else "",
+        progress=_progress(view), preview=image if view.state is State.SUCCEEDED and view.kind in WITH_PREVIEW else "",
     )
 
 
 def _title(view: JobView) -> str:
-    if view.ipc is None:
-        return f"networks trained on {view.dataset}"
-    return f"{view.recipe or 'own method'} on {view.dataset}, ipc {view.ipc}"
+    match view.kind:
+        case "distillation":
+            return f"{view.recipe or 'own method'} on {view.dataset}, ipc {view.ipc}"
+        case "ingest":
+            return f"data set {view.spec['title']}, from {view.spec['filename']}"
+        case "probe":
+            return "probe"
+        case _:
+            return f"networks trained on {view.dataset}"
 
 
 def _accuracies(view: JobView) -> list[str]:

@@ -12,9 +12,11 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from api.datasets.schemas import DatasetRequest
 from api.errors import Problem, problems
 from api.jobs.schemas import CancelRequest
 from api.responses import PROBLEM_TYPE
+from api.uploads.schemas import CompleteRequest, UploadRequest
 from core.specs.job import JobRequest, ProbeRequest, RetryRequest
 
 TITLE = "Distill Service"
@@ -27,10 +29,14 @@ a lost answer never makes a second job. Clients must ignore fields they do not k
 TAGS = [
     {"name": "jobs", "description": "Submit, follow, cancel, repeat, delete."},
     {"name": "artifacts", "description": "Finished files and their bytes."},
-    {"name": "catalogue", "description": "Data sets, methods, and JSON Schemas of what a job may say."},
+    {"name": "uploads", "description": "Send a large file in parts, and go on after an interruption."},
+    {"name": "data sets", "description": "What can be distilled: built-in sets, and your own from uploads."},
+    {"name": "catalogue", "description": "Methods, and JSON Schemas of what a job may say."},
     {"name": "service", "description": "Health, version, workers, queues."},
 ]
-UNREFERENCED: tuple[type[BaseModel], ...] = (Problem, JobRequest, ProbeRequest, RetryRequest, CancelRequest)
+UNREFERENCED: tuple[type[BaseModel], ...] = (
+    Problem, JobRequest, ProbeRequest, RetryRequest, CancelRequest, DatasetRequest, UploadRequest, CompleteRequest,
+)
 """Models that routes mention by name only."""
 
 
@@ -49,7 +55,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         [(model, "validation") for model in UNREFERENCED], ref_template="#/components/schemas/{model}"
     )
     for name, schema in definitions["$defs"].items():
-        if schemas.setdefault(name, schema) != schema:
+        if _rounded(schemas.setdefault(name, schema)) != _rounded(schema):
             raise RuntimeError(f"two different schemas are called {name}")
     content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     fallback = {"description": "Any other refusal", "content": content}
@@ -62,6 +68,11 @@ def document(app: FastAPI) -> dict[str, Any]:
         schemas.pop(name, None)
     made["components"]["schemas"] = dict(sorted(schemas.items()))
     return made
+
+
+def _rounded(schema: dict[str, Any]) -> Any:
+    """The schema with floats for integers, as FastAPI makes of them: 2**63 - 1 does not survive that."""
+    return json.loads(json.dumps(schema), parse_int=float)
 
 
 def _drop_framework_errors(responses: dict[str, Any]) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.catalogue import dataset_info
+from core.catalogue import DatasetInfo
 from core.child import ChildHooks, Lines
 from core.data.real_set import RealSet
+from core.errors import SpecError
 from core.machine import choose_device
 from core.specs.job import DistillationSpec, ExpertsSpec
 from core.specs.report import CheckpointLine, JobFile
@@ -30,18 +31,29 @@ class Attempt:
         """Where to continue; None for a new beginning."""
         return self.folder / self.file.checkpoint if self.file.checkpoint else None
 
+    @property
+    def info(self) -> DatasetInfo:
+        """What is known of the job's data.
+
+        Raises:
+            SpecError: `job.json` says nothing of it.
+        """
+        if self.file.dataset is None:
+            raise SpecError("job.json does not say what the data set is")
+        return self.file.dataset
+
     def real_set(self, spec: DistillationSpec | ExpertsSpec) -> RealSet:
         """The job's data on its device; the phase `preparing`.
 
         Raises:
             DeviceUnavailableError: a GPU is asked for and there is none.
-            DatasetUnreadableError: the canonical data is not what the catalogue says.
+            DatasetUnreadableError: the canonical data is not what is known of it.
         """
         self.hooks.phase("preparing", 0)
         device = choose_device(spec.resources)
         with self.hooks.busy("loading data"):
             return RealSet.load(
-                Path(self.file.dataset_dir), dataset_info(spec.dataset.name), device=device, seed=spec.seed,
+                Path(self.file.dataset_dir), self.info, device=device, seed=spec.seed,
                 held_out_fraction=spec.dataset.held_out_fraction, preprocessing=spec.preprocessing,
             )
 

@@ -15,9 +15,10 @@ from core import probe
 from core.attempt import Attempt
 from core.child import ChildHooks, Failure, Lines, host_memory_failure, read_job, serve
 from core.child import failure_of as failure_without_torch
-from core.errors import DeviceFaultError, DeviceMemoryError
+from core.errors import DeviceFaultError, DeviceMemoryError, SpecError
 from core.run_distillation import Distillation
 from core.run_experts import train_experts
+from core.specs.ingest import IngestSpec
 from core.specs.job import DistillationSpec, EvaluationJobSpec, ExpertsSpec, ProbeSpec
 from core.specs.report import ExitCode
 
@@ -46,6 +47,8 @@ def run(folder: Path, lines: Lines, hooks: ChildHooks) -> None:
             train_experts(attempt, spec)
         case ProbeSpec():
             probe.run(folder, lines, hooks)
+        case IngestSpec():
+            raise SpecError("files of users are read by core.ingest.run, in a process that may do less")
         case _:
             assert_never(spec)
 

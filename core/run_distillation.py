@@ -25,6 +25,7 @@ from core.machine import device_name, peak_memory_bytes, versions
 from core.progress import DelegatedError, Record, Stopped
 from core.report.numbers import write_json
 from core.report.outcome import Outcome, Score, Whitened
+from core.specs.defaults import warning_of
 from core.specs.job import DistillationSpec
 from core.specs.report import EXPERTS_DIR, ArtifactLine, EvaluatedUnits, ResultLine
 from core.specs.storage import images_per_class
@@ -56,6 +57,8 @@ class Distillation:
             self.record, self.resumed_from = checkpoint.record, checkpoint.step
         if warning := attempt.unverified(data):
             self.record.warn(hooks, "dataset_unverified", warning)
+        if warning := warning_of(spec.recipe, data.info, spec.ipc) if spec.recipe else "":
+            self.record.warn(hooks, "defaults_far", warning)
         hooks.phase("distilling", spec.method.num_networks or spec.method.max_iterations)
         experts = FromFiles(attempt.folder / EXPERTS_DIR, spec, data)
         num_images = images_per_class(spec.method.parameterization, spec.ipc, data.info).epoch * data.num_classes

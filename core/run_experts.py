@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from core.attempt import Attempt
-from core.catalogue import dataset_info
 from core.data.real_set import RealSet
 from core.distillation.resume import KEEP
 from core.errors import InvalidInputError, SpecError
@@ -40,7 +39,7 @@ def train_experts(attempt: Attempt, spec: ExpertsSpec) -> None:
         JobFailure: the job cannot finish.
         SpecError: the trajectories would be larger than this installation allows.
     """
-    needed, limit = pool_bytes(spec.pool, dataset_info(spec.dataset.name)), attempt.file.max_trajectory_bytes
+    needed, limit = pool_bytes(spec.pool, attempt.info), attempt.file.max_trajectory_bytes
     if needed > limit:
         raise SpecError.at("/pool", room_message(needed, limit), "trajectories_too_large")
     data = attempt.real_set(spec)

@@ -8,28 +8,34 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
+from core.uploads.models import UploadPart
+from core.uploads.repository import parts_of
 
 from core.catalogue import DatasetInfo, dataset_info
 from core.errors import DatabaseUnavailableError, DeviceFaultError, DistillError, InfrastructureError, StoreUnavailableError
 from core.jobs import dependencies, totals
 from core.jobs.database import Database
+from core.jobs.datasets import Datasets
 from core.jobs.leases import Claim, LostLeaseError
 from core.jobs.models import Artifact, Checkpoint
 from core.jobs.states import State
 from core.settings import Settings
+from core.specs.dataset import DatasetSpec
+from core.specs.ingest import UPLOAD_FILE, IngestSpec
 from core.specs.job import DistillationSpec, EvaluationJobSpec, NeededSpec, ProbeSpec, parse_job_spec
 from core.specs.report import EvaluatedUnits, ExitCode, JobFile
 from core.specs.requirements import evaluation_jobs, required_experts
 from core.store.objects import Objects, remove_tree
+from worker import sandbox
 from worker.child import Child, environment
 from worker.collector import Collector
 from worker.decide import Action, Conclusion, Limits, Stop, Verdict, View, conclude, decide
 from worker.host import Host
-from worker.inputs import UnwantedError, fetch_checkpoint, fetch_pools, unless_unwanted
+from worker.inputs import UnwantedError, fetch_checkpoint, fetch_dataset, fetch_pools, fetch_upload, unless_unwanted
 from worker.keeper import Keeper
 from worker.memory import oom_kills
 from worker.settlement import Settlement
@@ -38,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 LOOP_SECONDS = 0.1
 CHILD_LOG = "child.log"
-JOB_MODULES = {"core.run", "core.probe"}
+JOB_MODULES = {"core.run", "core.probe", sandbox.MODULE}
 """Children that end with artifacts and a summary."""
 _REJECTED = {Verdict.DISCARD: "renew", Verdict.COMMIT: "commit"}
 """What an attempt was about when it found itself fenced off."""
@@ -110,17 +116,19 @@ class Attempt:
         try:
             self._folder.mkdir(parents=True)
             if isinstance(self.spec, ProbeSpec):
-                self._write_job_file(dataset_dir="")
+                self._write_job_file()
                 return self._watch("core.probe", [str(self._folder)])
-            info = dataset_info(self.spec.dataset.name)
+            if isinstance(self.spec, IngestSpec):
+                return self._read_upload(self.spec)
+            info = self._info(self.spec.dataset)
             self._needed = required_experts(self.spec, info.identity)
             if self._needed and not self._fetch_experts():
                 return Conclusion(Verdict.WAIT)
             folder = self._host.dataset_dir(f"{info.name}-{info.identity[:16]}")
-            prepared = self._prepare_dataset(info, folder)
+            prepared = self._prepare_dataset(self.spec.dataset, info, folder)
             if prepared.verdict is not Verdict.COMMIT:
                 return prepared
-            self._write_job_file(dataset_dir=str(folder))
+            self._write_job_file(dataset_dir=str(folder), info=info)
             conclusion = self._watch("core.run", [str(self._folder)])
             return self._delegated() if conclusion.verdict is Verdict.WAIT else conclusion
         except DatabaseUnavailableError:
@@ -166,13 +174,42 @@ class Attempt:
         with self._database.read() as session:
             return dependencies.finished_pools(session, self._claim.tenant_id, self._needed)
 
-    def _prepare_dataset(self, info: DatasetInfo, folder: Path) -> Conclusion:
+    def _info(self, dataset: DatasetSpec) -> DatasetInfo:
+        """What is known of the data set."""
+        if dataset.name:
+            return dataset_info(dataset.name)
+
+        def read() -> DatasetInfo:
+            with self._database.read() as session:
+                return Datasets(session, self._claim.tenant_id).info(dataset)
+
+        return self._settlement.patiently(read)
+
+    def _prepare_dataset(self, dataset: DatasetSpec, info: DatasetInfo, folder: Path) -> Conclusion:
         """Make sure that the canonical form of the data set is on this host."""
-        if (folder / "manifest.json").is_file():
-            return Conclusion(Verdict.COMMIT)
-        return self._watch(
-            "core.data.prepare", [info.name, "--data-root", str(self._settings.data_dir), "--out", str(folder)]
-        )
+        if not (folder / "manifest.json").is_file():
+            if dataset.name:
+                return self._watch(
+                    "core.data.prepare", [info.name, "--data-root", str(self._settings.data_dir), "--out", str(folder)]
+                )
+            files = self._settlement.patiently(lambda: self._find_canonical(dataset))
+            unless_unwanted(lambda: fetch_dataset(self._store, files, folder), self._is_unwanted)
+        return Conclusion(Verdict.COMMIT)
+
+    def _find_canonical(self, dataset: DatasetSpec) -> Sequence[Artifact]:
+        with self._database.read() as session:
+            return Datasets(session, self._claim.tenant_id).canonical(dataset.id)
+
+    def _read_upload(self, spec: IngestSpec) -> Conclusion:
+        """Let a locked-down child make a data set of a user's files."""
+        parts = self._settlement.patiently(lambda: self._find_parts(spec))
+        unless_unwanted(lambda: fetch_upload(self._store, spec, parts, self._folder / UPLOAD_FILE), self._is_unwanted)
+        self._write_job_file()
+        return self._watch(sandbox.MODULE, [str(self._folder)])
+
+    def _find_parts(self, spec: IngestSpec) -> Sequence[UploadPart]:
+        with self._database.read() as session:
+            return parts_of(session, self._claim.tenant_id, spec.upload_id)
 
     def _find_what_others_made(self) -> tuple[list[Checkpoint], list[EvaluatedUnits]]:
         """Where to go on, the best first, and what other jobs have evaluated meanwhile."""
@@ -182,11 +219,11 @@ class Attempt:
                 found.append(dependencies.checkpoint_of_parent(session, job_id))
             return [each for each in found if each is not None], dependencies.evaluated(session, job_id)
 
-    def _write_job_file(self, dataset_dir: str) -> None:
+    def _write_job_file(self, *, dataset_dir: str = "", info: DatasetInfo | None = None) -> None:
         checkpoints, evaluated = self._settlement.patiently(self._find_what_others_made)
         job = JobFile(
             job_id=self._claim.lease.job_id, attempt=self._claim.lease.attempt, spec=self._claim.spec,
-            dataset_dir=dataset_dir,
+            dataset_dir=dataset_dir, dataset=info, limits=self._settings.ingest_limits,
             checkpoint=unless_unwanted(lambda: fetch_checkpoint(self._store, checkpoints, self._folder), self._is_unwanted),
             units_per_job=self._settings.evaluation_units, evaluated=tuple(evaluated),
             threads=self._host.threads, checkpoint_seconds=self._settings.checkpoint_seconds,
@@ -198,16 +235,19 @@ class Attempt:
     def _watch(self, module: str, arguments: list[str]) -> Conclusion:
         """Run a child to its end, doing what `decide` says on the way."""
         resources = self.spec.resources
-        env = environment(
-            threads=self._host.threads, cache=self._settings.cache_dir,
-            devices=self._host.visible_devices if resources.gpus else "", deterministic=resources.deterministic,
-        )
+        if module == sandbox.MODULE:
+            env, within = sandbox.environment(self._folder, threads=self._host.threads), sandbox.without_network()
+        else:
+            env, within = environment(
+                threads=self._host.threads, cache=self._settings.cache_dir,
+                devices=self._host.visible_devices if resources.gpus else "", deterministic=resources.deterministic,
+            ), ()
         limits = Limits(
             timeout=self.spec.timeout_seconds, stall=self._settings.stall_seconds,
             cancel_grace=self._settings.cancel_grace_seconds, drain=self._settings.drain_seconds,
             unkillable=self._settings.unkillable_seconds,
         )
-        child = Child(module, arguments, env, self._folder / CHILD_LOG)
+        child = Child(module, arguments, env, self._folder / CHILD_LOG, within=within)
         asked, flushed = 0.0, 0.0
         kills_before = oom_kills()
         try:

@@ -66,10 +66,13 @@ def environment(*, threads: int, cache: Path, devices: str, deterministic: bool)
 class Child:
     """A running child. Lines are collected by a thread; everything else is called from the supervisor's."""
 
-    def __init__(self, module: str, arguments: Sequence[str], env: Mapping[str, str], log_file: Path) -> None:
+    def __init__(
+        self, module: str, arguments: Sequence[str], env: Mapping[str, str], log_file: Path, *, within: Sequence[str] = ()
+    ) -> None:
+        """Start it; `within` is a command that becomes the child, for example `unshare --net`."""
         with log_file.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*within, sys.executable, "-m", module, *arguments],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=dict(env), start_new_session=True,
             )
         self.log_file = log_file

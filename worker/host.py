@@ -25,6 +25,7 @@ from core.jobs.ids import new_id
 from core.jobs.workers import Device, WorkerState
 from core.settings import Settings
 from worker.child import SOURCE_ROOT
+from worker.sandbox import without_network
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +86,8 @@ class Host:
 
     def start_heartbeat(self, database: Database) -> None:
         """Register in `workers` and keep the row fresh from a thread; an operator's wish to drain becomes a SIGTERM."""
+        if not without_network():
+            log.warning("uploads_read_with_network", reason="unshare --net is not permitted here")
         with database.write() as session:
             workers.register(
                 session, self.boot_id, socket.gethostname(), os.getpid(), self.queues, devices=self.gpus, software=_software()
@@ -157,7 +160,7 @@ class Host:
 
 def _software() -> dict[str, str]:
     """Versions of what computes, as far as it is installed; nothing is imported."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "network isolation": " ".join(without_network()) or "none"}
     for name in ("distill-service", "torch", "torchvision", "numpy", "celery"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)

@@ -1,29 +1,34 @@
-"""What a child reads beside the real set: its checkpoint and its pools of networks, fetched into the job directory.
+"""What a child reads: its checkpoint and pools of networks, a registered data set, or the files that one is made of.
 
-Pools of trajectories have gigabytes: they are fetched in a thread, so that a cancel, a drain or a lost lease need not wait.
+These may have gigabytes: they are fetched in a thread, so that a cancel, a drain or a lost lease need not wait.
 """
 
 from __future__ import annotations
 
 import queue
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
+from uuid import uuid4
 
 import structlog
+from core.uploads.models import UploadPart
 
-from core.errors import ArtifactCorruptError
+from core.errors import ArtifactCorruptError, InvalidInputError
 from core.jobs import dependencies
 from core.jobs.database import Database
 from core.jobs.models import Artifact, Checkpoint
+from core.specs.ingest import IngestSpec
 from core.specs.report import CHECKPOINT_FILE, EXPERTS_DIR
-from core.store.objects import Objects
+from core.store.objects import Objects, remove_tree
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 POLL_SECONDS = 0.1
+COPY_BYTES = 1 << 20
 
 
 class UnwantedError(Exception):
@@ -96,3 +101,45 @@ def fetch_pools(database: Database, store: Objects, pools: Mapping[str, Artifact
                 dependencies.forget(session, artifact.job_id)
             return False
     return True
+
+
+def fetch_dataset(store: Objects, artifacts: Sequence[Artifact], folder: Path) -> None:
+    """Fetch the canonical form of a registered data set so that `folder` appears complete or not at all.
+
+    Raises:
+        ArtifactCorruptError: bytes are lost.
+        StoreUnavailableError: the store cannot be reached.
+    """
+    temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
+    temporary.mkdir()
+    try:
+        for artifact in artifacts:
+            store.fetch(artifact.key, temporary / artifact.name, size_bytes=artifact.size_bytes, sha256=artifact.sha256)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process of this host was first
+                raise
+    finally:
+        remove_tree(temporary)
+
+
+def fetch_upload(store: Objects, spec: IngestSpec, parts: Sequence[UploadPart], target: Path) -> None:
+    """Put the parts of an upload together. That the whole has the digest that was promised is for the child to find out.
+
+    Raises:
+        InvalidInputError: the upload has gone, or parts of it are lost.
+        StoreUnavailableError: the store cannot be reached.
+    """
+    if sum(part.size_bytes for part in parts) != spec.size_bytes:
+        raise InvalidInputError(f"the upload {spec.upload_id} is not there any more")
+    piece = target.with_name(f"{target.name}.part")
+    with target.open("wb") as whole:
+        for part in parts:
+            try:
+                store.fetch(part.key, piece, size_bytes=part.size_bytes, sha256=part.sha256)
+            except ArtifactCorruptError as error:
+                raise InvalidInputError(f"part {part.number} of the upload is lost: {error.message}") from error
+            with piece.open("rb") as source:
+                shutil.copyfileobj(source, whole, COPY_BYTES)
+            piece.unlink()

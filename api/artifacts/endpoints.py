@@ -25,15 +25,15 @@ router = APIRouter(tags=["artifacts"])
 PREVIEW = "preview"
 PNG = "image/png"
 
-_BYTES = {"schema": {"type": "string", "format": "binary"}}
+BYTES = {"schema": {"type": "string", "format": "binary"}}
 _CONTENT: Responses = {
-    200: {"description": "All bytes", "content": {"*/*": _BYTES}},
-    206: {"description": "The range that was asked for", "content": {"*/*": _BYTES}},
+    200: {"description": "All bytes", "content": {"*/*": BYTES}},
+    206: {"description": "The range that was asked for", "content": {"*/*": BYTES}},
     304: {"description": "The client has these bytes"},
     **problems(404, 412, 416, 502, 503),
 }
 _IMAGE: Responses = {
-    200: {"description": "A grid of synthetic images", "content": {PNG: _BYTES}},
+    200: {"description": "A grid of synthetic images", "content": {PNG: BYTES}},
     304: {"description": "The client has this image"},
     **problems(404, 502, 503),
 }

@@ -5,19 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from api.client import display, fleet_verbs, service_verbs
+from api.client import dataset_verbs, display, fleet_verbs, service_verbs
 from api.client.archive import download_job
 from api.client.connection import Json
 from api.client.errors import ClientError, LauncherError, UsageError
 from api.client.http import DistillClient
 from api.client.job_request import job_request, retry_request
-from api.client.rows import dataset_row, job_facts, job_row, method_row
+from api.client.rows import job_facts, job_row, method_row
 from api.client.session import Session
 
 app = typer.Typer(
@@ -55,7 +54,7 @@ def submit(
     spec: Annotated[
         str, typer.Argument(metavar="FILE", help="Job specification as JSON; `-` reads standard input. Options override it.")
     ] = "",
-    dataset: Annotated[str, typer.Option(help="Name of a data set (`distill datasets`).")] = "",
+    dataset: Annotated[str, typer.Option(help="Name or id of a data set (`distill datasets`).")] = "",
     ipc: Annotated[int | None, typer.Option(help="Synthetic images per class.")] = None,
     recipe: Annotated[str, typer.Option(help="Published method to follow (`distill methods`).")] = "",
     scale: Annotated[str, typer.Option(help="`paper`, or `small` for at most minutes on two CPU cores.")] = "",
@@ -81,8 +80,9 @@ def submit(
 
     Example: distill submit --dataset digits --ipc 1 --recipe dm --iterations 300 --watch
     """
+    named = "dataset.id" if dataset.startswith("ds_") else "dataset.name"
     given = {
-        "dataset.name": dataset or None, "ipc": ipc, "recipe": recipe or None, "scale": scale or None, "seed": seed,
+        named: dataset or None, "ipc": ipc, "recipe": recipe or None, "scale": scale or None, "seed": seed,
         "method.num_iterations": iterations, "priority": priority or None, "resources.gpus": gpus,
     }
     request = job_request(spec, given, assignments=assign or (), tags=tag or ())
@@ -137,7 +137,7 @@ def _watch(client: DistillClient, job_id: str, *, as_json: bool) -> NoReturn:
 @app.command("list")
 def list_jobs(
     state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; repeatable.")] = None,
-    kind: Annotated[str, typer.Option(help="Only this kind: distillation, experts, evaluation or probe.")] = "",
+    kind: Annotated[str, typer.Option(help="Only this kind: distillation, experts, evaluation, ingest or probe.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -242,30 +242,16 @@ def download(
 @app.command()
 def methods(name: Annotated[str, typer.Argument(help="Show this one in full.")] = "", as_json: AsJson = False) -> None:
     """List the published methods that a job can name as its recipe."""
-    columns = ("recipe", "title", "paper")
-    _print_catalogue(name, DistillClient.method, DistillClient.methods, columns, method_row, as_json=as_json)
-
-
-@app.command()
-def datasets(name: Annotated[str, typer.Argument(help="Show this one in full.")] = "", as_json: AsJson = False) -> None:
-    """List the data sets that a job can name."""
-    columns = ("data set", "title", "shape", "classes", "training images", "verified")
-    _print_catalogue(name, DistillClient.dataset, DistillClient.datasets, columns, dataset_row, as_json=as_json)
-
-
-def _print_catalogue(
-    name: str, read: Callable[[DistillClient, str], Json], read_all: Callable[[DistillClient], list[Json]],
-    columns: Sequence[str], row: Callable[[Json], Sequence[str]], *, as_json: bool,
-) -> None:
     out = Session.out()
     with Session.client() as client:
         if name:
-            display.print_json(out, read(client, name))
+            display.print_json(out, client.method(name))
             return
-        found = read_all(client)
-    display.print_listing(out, found, columns, row, as_json=as_json)
+        found = client.methods()
+    display.print_listing(out, found, ("recipe", "title", "paper"), method_row, as_json=as_json)
 
 
+app.add_typer(dataset_verbs.app)
 app.add_typer(fleet_verbs.app)
 app.add_typer(service_verbs.app)
 

@@ -7,20 +7,29 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from api.client.connection import Json
 from api.client.errors import ClientError
-from api.client.http import TERMINAL_STATES, DistillClient
+from api.client.following import TERMINAL_STATES
+from api.client.http import DistillClient
 
 SCORE_NAMES = {
     "distilled": "distilled set",
@@ -145,6 +154,36 @@ def rate(seconds_per_step: float | None) -> str:
     if not seconds_per_step or seconds_per_step <= 0:
         return ""
     return f"{1 / seconds_per_step:.1f}/s" if seconds_per_step < 1 else f"{seconds_per_step:.1f} s each"
+
+
+@contextlib.contextmanager
+def transfers(out: Console, *, quiet: bool = False) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Show how many bytes have gone: bars on a terminal, a line now and then elsewhere, nothing when quiet.
+
+    Yields what makes, of the name of a bar, something that is to be told the bytes done and the bytes in all.
+    """
+    bars = Progress(
+        TextColumn("{task.description:<12}"), BarColumn(bar_width=36), DownloadColumn(), TransferSpeedColumn(),
+        TimeRemainingColumn(), console=out, disable=quiet or not out.is_terminal,
+    )
+
+    def bar(what: str) -> Callable[[int, int], None]:
+        task: TaskID | None = None
+        said = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            nonlocal task, said
+            if task is None:
+                task = bars.add_task(what, total=total)
+            bars.update(task, completed=done, total=total)
+            if not out.is_terminal and not quiet and (done >= total or time.monotonic() - said >= _LINE_SECONDS):
+                said = time.monotonic()
+                out.print(f"{what} {done}/{total} bytes")
+
+        return show
+
+    with bars:
+        yield bar
 
 
 class JobView:

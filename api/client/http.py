@@ -11,9 +11,7 @@ a lost answer never makes a second job. Needs httpx and tenacity only: no torch,
 
 from __future__ import annotations
 
-import json
 import logging
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,19 +19,13 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-import httpx
-
 from api.client.connection import Connection, Json
 from api.client.downloads import download
-from api.client.errors import ClientError
-from api.client.sse import EventTooLargeError, read_events
+from api.client.following import events, follow, job_path
+from api.client.uploads import Progress, unheard, upload
 from core.settings import Settings
 
 log = logging.getLogger(__name__)
-
-TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
-FRUITLESS_STREAMS = 3
-"""Connections in a row that brought no event before the client asks again and again instead."""
 
 
 class DistillClient:
@@ -106,7 +98,7 @@ class DistillClient:
 
     def job(self, job_id: str) -> Json:
         """Read one job."""
-        return self._connection.request("GET", _job_path(job_id))
+        return self._connection.request("GET", job_path(job_id))
 
     def jobs(self, *, states: Sequence[str] = (), kind: str = "", limit: int | None = 20) -> Iterator[Json]:
         """Jobs, newest first, page by page; `limit=None` for all."""
@@ -119,7 +111,7 @@ class DistillClient:
         Raises:
             ClientError: `job_already_terminal` when it has succeeded or failed.
         """
-        return self._connection.request("POST", f"{_job_path(job_id)}/cancel")
+        return self._connection.request("POST", f"{job_path(job_id)}/cancel")
 
     def retry(self, job_id: str, changes: Mapping[str, Any] | None = None, *, idempotency_key: str = "") -> Json:
         """Repeat a job that is over as a new one, with changes merged over its specification; the new job.
@@ -130,7 +122,7 @@ class DistillClient:
             ClientError: `invalid_state` while the job is not over.
         """
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        return self._connection.request("POST", f"{_job_path(job_id)}/retry", headers=headers, body=changes or {})
+        return self._connection.request("POST", f"{job_path(job_id)}/retry", headers=headers, body=changes or {})
 
     def delete(self, job_id: str) -> None:
         """Delete a job that is over, with everything it made and the jobs that evaluated its set.
@@ -139,22 +131,16 @@ class DistillClient:
             ClientError: it is not over, or a job that is not over needs what it made; `not_found` also where a lost answer
                 was that of a deletion.
         """
-        self._connection.send("DELETE", _job_path(job_id))
+        self._connection.send("DELETE", job_path(job_id))
 
     def attempt_log(self, job_id: str, *, attempt: int | None = None, tail: int | None = None) -> str:
         """What the process of an ended attempt (the newest) wrote, its last mebibyte or `tail` lines of it."""
         params = {name: value for name, value in (("attempt", attempt), ("tail", tail)) if value is not None}
-        return self._connection.send("GET", f"{_job_path(job_id)}/logs", params=params).text
+        return self._connection.send("GET", f"{job_path(job_id)}/logs", params=params).text
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Json]:
         """All events that exist after sequence number `after`, ascending."""
-        while True:
-            page = self._connection.request("GET", f"{_job_path(job_id)}/events", params={"after": after, "limit": 100})
-            for event in page.get("data", []):
-                after = max(after, int(event["seq"]))
-                yield event
-            if not page.get("has_more") or not page.get("data"):
-                return
+        return events(self._connection, job_id, after)
 
     def stream(self, job_id: str, *, after: int = 0, on_trouble: Callable[[str], None] = log.info) -> Iterator[Json]:
         """Follow a job's events until it is terminal and every event was seen, each event once.
@@ -165,37 +151,10 @@ class DistillClient:
         Raises:
             ClientError: no such job, or no answer for `patience_seconds`.
         """
-        last, fruitless = after, 0
-        while fruitless < FRUITLESS_STREAMS:
-            retry_seconds = 0.0
-            try:
-                with self._connection.http.stream(
-                    "GET",
-                    f"{_job_path(job_id)}/events/stream",
-                    headers={"Accept": "text/event-stream", "Last-Event-ID": str(last)},
-                    timeout=httpx.Timeout(10.0, read=45.0),  # the server sends a comment each 15 s
-                ) as response:
-                    if response.status_code == 204:
-                        return
-                    if response.status_code >= 500 or response.status_code == 429:
-                        raise httpx.RemoteProtocolError(f"HTTP {response.status_code}")
-                    if response.status_code != 200 or not _content_type(response).startswith("text/event-stream"):
-                        break
-                    for received in read_events(response.iter_bytes()):
-                        retry_seconds = received.retry_seconds or 0.0
-                        event = _event(received.data)
-                        if event is None or event["seq"] <= last:
-                            continue
-                        last, fruitless = event["seq"], 0
-                        yield event
-                        if _is_end(event):
-                            retry_seconds = 0.0
-            except (httpx.TransportError, EventTooLargeError) as error:
-                on_trouble(f"the event stream was cut ({str(error) or type(error).__name__})")
-            fruitless += 1
-            if fruitless > 1:
-                time.sleep(min(max(retry_seconds, self.backoff_seconds * 2**fruitless), 3.0))
-        yield from self._poll(job_id, last, on_trouble)
+        return follow(
+            self._connection, job_id, after=after, patience_seconds=self.patience_seconds, poll_seconds=self.poll_seconds,
+            on_trouble=on_trouble,
+        )
 
     def wait(self, job_id: str) -> Json:
         """Block until a job is terminal and return it."""
@@ -203,30 +162,12 @@ class DistillClient:
             pass
         return self.job(job_id)
 
-    def _poll(self, job_id: str, last: int, on_trouble: Callable[[str], None]) -> Iterator[Json]:
-        answered = time.monotonic()
-        while True:
-            try:
-                job = self.job(job_id)  # before the events, so that the last ones are not missed
-                for event in self.events(job_id, after=last):
-                    last = int(event["seq"])
-                    yield event
-            except ClientError as error:
-                if not error.retryable or time.monotonic() - answered > self.patience_seconds:
-                    raise
-                on_trouble(error.message)
-            else:
-                if job["state"] in TERMINAL_STATES:
-                    return
-                answered = time.monotonic()
-            time.sleep(self.poll_seconds)
-
     # Artifacts
 
     def artifacts(self, job_id: str, *, kind: str = "") -> list[Json]:
         """The finished files of a job, optionally of one kind."""
         params = {"kind": kind} if kind else {}
-        found = self._connection.request("GET", f"{_job_path(job_id)}/artifacts", params=params)["data"]
+        found = self._connection.request("GET", f"{job_path(job_id)}/artifacts", params=params)["data"]
         return [artifact for artifact in found if not kind or artifact.get("kind") == kind]
 
     def download(self, artifact: Json, folder: Path) -> Path:
@@ -244,15 +185,67 @@ class DistillClient:
         """Fetch all artifacts of a job (of one kind) and return their paths."""
         return [self.download(artifact, folder) for artifact in self.artifacts(job_id, kind=kind)]
 
-    # Catalogue
+    # Uploads
+
+    def upload(
+        self, path: Path, *, filename: str = "", on_hashing: Progress = unheard, on_progress: Progress = unheard,
+        parallel: int = 4,
+    ) -> Json:
+        """Send a file in parts, `parallel` at a time, and return the complete upload.
+
+        A call that was interrupted is repeated: the same file goes on where it stopped, and one that is there is not sent
+        again. `on_hashing` and `on_progress` hear how many bytes were read, then sent, of how many; both in this thread.
+
+        Raises:
+            ClientError: refused, for example `quota_exceeded`; `file_changed` when the file is written to meanwhile.
+        """
+        return upload(
+            self._connection, path, filename=filename, on_hashing=on_hashing, on_progress=on_progress, parallel=parallel
+        )
+
+    # Data sets
 
     def datasets(self) -> list[Json]:
-        """The data sets that a job can name."""
+        """The data sets that a job can name: those that were registered, newest first, then the built-in ones."""
         return list(self._connection.pages("/v1/datasets", {}, None))
 
     def dataset(self, name: str) -> Json:
-        """One data set."""
-        return self._connection.request("GET", f"/v1/datasets/{quote(name, safe='')}")
+        """One data set, by the name of a built-in one or the id of another."""
+        return self._connection.request("GET", _dataset_path(name))
+
+    def register_dataset(
+        self, upload_id: str, *, name: str, file_format: str, conversion: Mapping[str, Any] | None = None
+    ) -> Json:
+        """Make a data set of a complete upload. It is `validating` until the job that `links.job` names has read the files.
+
+        Repeating the call finds the same data set.
+
+        Args:
+            upload_id: as `upload` gave it.
+            name: what you call it.
+            file_format: what the files hold, for example `imagefolder_zip` (`core.specs.ingest.Format`).
+            conversion: size, colour and split (`core.specs.ingest.ConversionSpec`); what it leaves out has defaults.
+        """
+        body = {
+            "name": name, "format": file_format, "source": {"upload_id": upload_id}, "conversion": dict(conversion or {}),
+        }
+        return self._connection.request("POST", "/v1/datasets", body=body)
+
+    def samples(self, dataset_id: str, *, split: str = "", class_name: str = "", count: int = 20) -> list[Json]:
+        """Images of a registered data set: `split`, `label`, `class_name` and `png` (the file, in base64)."""
+        given = {"split": split, "class": class_name, "n": count}
+        params = {key: value for key, value in given.items() if value}
+        return list(self._connection.request("GET", f"{_dataset_path(dataset_id)}/inspect", params=params)["data"])
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Delete a registered data set.
+
+        Raises:
+            ClientError: `dataset_in_use` while a job that is not over reads it, `job_not_terminal` while it is being made.
+        """
+        self._connection.send("DELETE", _dataset_path(dataset_id))
+
+    # Catalogue
 
     def methods(self) -> list[Json]:
         """The recipes that a job can name."""
@@ -281,22 +274,5 @@ class DistillClient:
         return self._connection.request("GET", "/v1/version")
 
 
-def _job_path(job_id: str) -> str:
-    return f"/v1/jobs/{quote(job_id, safe='')}"
-
-
-def _content_type(response: httpx.Response) -> str:
-    return str(response.headers.get("Content-Type", ""))
-
-
-def _event(data: str) -> Json | None:
-    try:
-        event = json.loads(data)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) and isinstance(event.get("seq"), int) else None
-
-
-def _is_end(event: Json) -> bool:
-    data = event.get("data")
-    return event.get("type") == "job.state" and isinstance(data, dict) and data.get("state") in TERMINAL_STATES
+def _dataset_path(name: str) -> str:
+    return f"/v1/datasets/{quote(name, safe='')}"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from api.client.connection import Json
 from api.client.display import duration, local_time
 
+MAX_CLASSES = 20
+"""Names of classes that one line shows."""
+
 
 def job_row(job: Json) -> tuple[str, ...]:
     """A job in `distill list`."""
@@ -49,15 +52,45 @@ def method_row(method: Json) -> tuple[str, ...]:
 
 
 def dataset_row(dataset: Json) -> tuple[str, ...]:
-    """A data set in `distill datasets`."""
-    shape = dataset.get("shape") or [dataset.get(key, "?") for key in ("channels", "height", "width")]
-    classes, train = dataset.get("classes", ()), dataset.get("train_per_class")
+    """A data set in `distill datasets`; what is not known yet is empty."""
+    ready = dataset.get("classes") is not None
     return (
-        str(dataset["name"]), str(dataset.get("title", "")), "x".join(str(side) for side in shape),
-        str(len(classes) if isinstance(classes, list) else classes),
-        f"{sum(train):,}" if isinstance(train, list) else str(dataset.get("num_train", "")),
-        "yes" if dataset.get("verified") else "no",
+        str(dataset.get("id") or dataset["name"]), str(dataset.get("title", "")), str(dataset.get("state", "ready")),
+        _shape(dataset) if ready else "", str(len(dataset["classes"])) if ready else "",
+        f"{sum(dataset['train_per_class']):,}" if ready else "", ("yes" if dataset.get("verified") else "no") if ready else "",
     )
+
+
+def dataset_facts(dataset: Json) -> list[tuple[str, str]]:
+    """A data set in `distill datasets show`: what each fact is called, and its text, empty where there is none."""
+    _, title, state, shape, _, _, _ = dataset_row(dataset)
+    classes, notes = dataset.get("classes") or [], dataset.get("notes") or []
+    shown = ", ".join(classes[:MAX_CLASSES]) + (f" and {len(classes) - MAX_CLASSES} more" if len(classes) > MAX_CLASSES else "")
+    train, test = (_range(dataset.get(key) or []) for key in ("train_per_class", "test_per_class"))
+    return [
+        ("data set", str(dataset.get("id") or dataset["name"])),
+        ("title", title),
+        ("state", state),
+        ("images", f"{shape} (channels x height x width), {dataset['num_train']:,} to train, {dataset['num_test']:,} to test"
+         if classes else ""),
+        ("classes", f"{len(classes)}: {shown}" if classes else ""),
+        ("per class", f"{train} to train, {test} to test" if classes else ""),
+        ("split", str(dataset.get("split_rule") or "")),
+        ("unreadable", str(dataset.get("num_corrupt") or "")),
+        ("alike", f"{dataset['num_duplicates']} look like an earlier one" if dataset.get("num_duplicates") else ""),
+        ("leaked", f"{dataset['num_leaked']} test images look like a training image" if dataset.get("num_leaked") else ""),
+        *(("note" if not number else "", str(note)) for number, note in enumerate(notes)),
+        *(("refused", f"{each.get('member') or ''} {each['message']}".strip()) for each in dataset.get("problems") or ()),
+    ]
+
+
+def _shape(dataset: Json) -> str:
+    return "x".join(str(dataset[side]) for side in ("channels", "height", "width"))
+
+
+def _range(counts: list[int]) -> str:
+    low, high = min(counts, default=0), max(counts, default=0)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def worker_row(worker: Json) -> tuple[str, ...]:

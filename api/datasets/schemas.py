@@ -1,48 +1,131 @@
-"""A built-in data set, as a client sees it."""
+"""Data sets as a client sees them: the built-in ones, and those that were made of an upload."""
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import datetime
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from core.catalogue import DatasetInfo
+from core.jobs.datasets import summary_of
+from core.jobs.models import Job
+from core.jobs.states import State
+from core.specs.base import Spec
+from core.specs.ingest import ConversionSpec, Format, IngestProblem, SampleView
+
+DatasetState = Literal["validating", "ready", "rejected"]
+
+
+class UploadSource(Spec):
+    """Files that were uploaded."""
+
+    upload_id: str = Field(max_length=64)
+    """A complete upload (`POST /v1/uploads`)."""
+
+
+class DatasetRequest(Spec):
+    """`POST /v1/datasets`: make a data set of files."""
+
+    name: str = Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
+    """What you call it; two data sets may have the same name."""
+
+    format: Format
+    """What the files hold."""
+
+    source: UploadSource
+    conversion: ConversionSpec = ConversionSpec()
 
 
 class DatasetLinks(BaseModel):
     self: str
+    job: str | None = Field(default=None, description="The job that reads the files.")
+    preview: str | None = Field(default=None, description="A picture of samples of every class.")
+    inspect: str | None = Field(default=None, description="Samples of every class, one by one.")
 
 
-class DatasetView(BaseModel):
-    """Facts of a real set."""
+class DatasetFacts(BaseModel):
+    """What the images are like. All of it is null until a registered set is ready."""
+
+    channels: int | None = None
+    height: int | None = Field(default=None, description="Pixels.")
+    width: int | None = Field(default=None, description="Pixels.")
+    num_classes: int | None = None
+    classes: tuple[str, ...] | None = None
+    num_train: int | None = None
+    num_test: int | None = None
+    train_per_class: tuple[int, ...] | None = None
+    test_per_class: tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = Field(default=None, description="Per channel, of images scaled to [0, 1].")
+    std: tuple[float, ...] | None = None
+    mirrored: bool | None = Field(default=None, description="Whether a mirrored image still shows its class.")
+    split_rule: str | None = None
+    digest: str | None = Field(
+        default=None, description="SHA-256 of the canonical form; null for a built-in set that is not verified."
+    )
+    verified: bool | None = Field(
+        default=None,
+        description="Whether a worker can tell by the digest that it read the real set; otherwise it checks shapes and counts.",
+    )
+    source: str | None = None
+
+
+class DatasetView(DatasetFacts):
+    """A data set that jobs can name."""
 
     object: Literal["dataset"] = "dataset"
-    name: str
+    id: str | None = Field(description="What a job says in `dataset.id`; null for a built-in set.")
+    name: str | None = Field(description="What a job says in `dataset.name`; null for a registered set.")
     title: str
-    channels: int
-    height: int = Field(description="Pixels.")
-    width: int = Field(description="Pixels.")
-    num_classes: int
-    classes: tuple[str, ...]
-    num_train: int
-    num_test: int
-    train_per_class: tuple[int, ...]
-    test_per_class: tuple[int, ...]
-    mean: tuple[float, ...] = Field(description="Per channel, of images scaled to [0, 1].")
-    std: tuple[float, ...]
-    mirrored: bool = Field(description="Whether a mirrored image still shows its class.")
-    split_rule: str
-    digest: str | None = Field(description="SHA-256 of the canonical form; null for a set that is not verified.")
-    verified: bool = Field(
-        description="Whether a worker can tell by the digest that it read the real set; otherwise it checks shapes and counts."
-    )
-    source: str
+    state: DatasetState
+    created_at: datetime | None = Field(default=None, description="Null for a built-in set.")
+    problems: list[IngestProblem] = Field(default=[], description="Why the files were refused.")
+    num_corrupt: int | None = Field(default=None, description="Unreadable images that were left out.")
+    num_duplicates: int | None = Field(default=None, description="Images that look like an earlier one.")
+    num_leaked: int | None = Field(default=None, description="Test images that look like a training image.")
+    notes: list[str] = Field(default=[], description="What was done to the images, and what to know of them.")
     links: DatasetLinks
 
 
-def dataset_view(info: DatasetInfo) -> DatasetView:
+class Sample(SampleView):
+    """One image, as the PNG file in base64."""
+
+    class_name: str
+
+
+class SampleList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Sample]
+
+
+def _facts(info: DatasetInfo) -> dict[str, Any]:
+    return info.model_dump(exclude={"name", "title"}) | {
+        "verified": info.verified, "num_classes": info.num_classes, "num_train": sum(info.train_per_class),
+        "num_test": sum(info.test_per_class),
+    }
+
+
+def builtin_view(info: DatasetInfo) -> DatasetView:
     """Show an entry of the catalogue."""
     return DatasetView(
-        **info.model_dump(), verified=info.verified, num_classes=info.num_classes, num_train=sum(info.train_per_class),
-        num_test=sum(info.test_per_class), links=DatasetLinks(self=f"/v1/datasets/{info.name}"),
+        id=None, name=info.name, title=info.title, state="ready", **_facts(info),
+        links=DatasetLinks(self=f"/v1/datasets/{info.name}"),
+    )
+
+
+def registered_view(job: Job) -> DatasetView:
+    """Show what an ingest job makes, or has made."""
+    url, summary, error = f"/v1/datasets/{job.dataset}", summary_of(job), job.error or {}
+    problems = error.get("detail", {}).get("problems") or ([error] if error else [])
+    state: DatasetState = "ready" if summary else "rejected" if State(job.state).terminal else "validating"
+    found = {} if summary is None else _facts(summary.info) | summary.model_dump(include={
+        "num_corrupt", "num_duplicates", "num_leaked", "notes",
+    })
+    return DatasetView(
+        id=job.dataset, name=None, title=job.spec["title"], state=state, created_at=job.created_at,
+        problems=[IngestProblem.model_validate(each) for each in problems] if state == "rejected" else [], **found,
+        links=DatasetLinks(
+            self=url, job=f"/v1/jobs/{job.id}", preview=f"{url}/preview" if summary else None,
+            inspect=f"{url}/inspect" if summary else None,
+        ),
     )

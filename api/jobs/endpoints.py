@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from api.bodies import parse_model
+from api.datasets.service import known_info
 from api.deps import NAME, Data, IfMatch, IfNoneMatch, JobId, JsonBody, Limit, Res, Tenant
 from api.errors import PreconditionFailedError, distill_problem, problems
 from api.jobs import service
@@ -69,9 +71,9 @@ def create_job(
     A probe (`kind: probe`) takes the same way without data or mathematics: a smoke test of an installation.
     """
     key = service.checked_key(idempotency_key)
-    tree, spec = service.read_specification(body, resources.settings)
+    tree, spec = service.read_specification(body, resources.settings, partial(known_info, resources.database, tenant))
     if validate_only:
-        return JsonResponse(service.validation(spec))
+        return JsonResponse(service.validation(resources, tenant, spec))
     return _accepted(service.create(resources, tenant, tree, spec, key))
 
 

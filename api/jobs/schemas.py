@@ -13,7 +13,8 @@ from core.catalogue import DatasetInfo
 from core.jobs.models import Attempt, Event, Job
 from core.jobs.states import State
 from core.specs.estimate import Estimate
-from core.specs.job import DistillationSpec, JobSpec, Priority, ProbeSpec
+from core.specs.job import DistillationSpec, JobSpec, ProbeSpec
+from core.specs.run_options import Priority
 
 
 class Reason(BaseModel):
@@ -70,7 +71,7 @@ class JobView(BaseModel):
     object: Literal["job"] = "job"
     kind: str = Field(
         description="`distillation`; `probe`: a smoke test; `experts`: networks trained on the real set for others; "
-        "`evaluation`: networks trained on the set of its parent."
+        "`evaluation`: networks trained on the set of its parent; `ingest`: a data set made of a user's files."
     )
     state: State
     state_reason: Reason | None

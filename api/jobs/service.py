@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, assert_never
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from api.bodies import parse_object
+from api.datasets.service import known_info
 from api.deps import Resources
 from api.errors import InvalidHeaderError
 from api.jobs.schemas import JobValidation, JobView, budget_of, job_view
 from api.schemas import Json
-from core.catalogue import dataset_info
+from core.catalogue import DatasetInfo
 from core.errors import IdempotencyInProgressError, InvalidCursorError, InvalidStateError, SpecError
 from core.jobs.database import now
 from core.jobs.ids import is_id
@@ -24,9 +25,9 @@ from core.jobs.repository import Idempotency, Jobs
 from core.jobs.states import State
 from core.settings import Settings
 from core.specs.base import digest
+from core.specs.dataset import DatasetSpec
 from core.specs.estimate import estimate
 from core.specs.job import (
-    PRIORITIES,
     REQUESTS,
     DistillationSpec,
     JobRequest,
@@ -37,6 +38,7 @@ from core.specs.job import (
     parse_job_spec,
 )
 from core.specs.resolve import repeat, resolve, spec_error
+from core.specs.run_options import PRIORITIES
 from core.specs.trajectories import require_room
 
 SCOPE = "POST /v1/jobs"
@@ -49,12 +51,15 @@ class Created(NamedTuple):
     replayed: bool
 
 
-def read_specification(body: bytes, settings: Settings) -> tuple[Json, RequestedSpec]:
-    """The body's tree, and the specification it resolves to.
+def read_specification(
+    body: bytes, settings: Settings, known: Callable[[DatasetSpec], DatasetInfo]
+) -> tuple[Json, RequestedSpec]:
+    """The body's tree, and the specification it resolves to; `known` tells what is known of a data set.
 
     Raises:
         InvalidJsonError: the body is not JSON.
         SpecError: a rule is broken, or this installation does not allow it.
+        DatasetNotReadyError: the files of the data set are still being read, or were refused.
     """
     tree = parse_object(body)
     kind = tree.get("kind", "distillation")
@@ -66,8 +71,9 @@ def read_specification(body: bytes, settings: Settings) -> tuple[Json, Requested
         raise spec_error(error, tree) from None
     match request:
         case JobRequest():
-            spec = resolve(request)
-            require_room(spec, dataset_info(spec.dataset.name), settings.max_trajectory_bytes)
+            info = known(request.dataset)
+            spec = resolve(request, info)
+            require_room(spec, info, settings.max_trajectory_bytes)
             return tree, spec
         case ProbeRequest():
             return tree, _probe(request, settings)
@@ -84,11 +90,11 @@ def _probe(request: ProbeRequest, settings: Settings) -> ProbeSpec:
     return ProbeSpec.model_validate(request.model_dump())
 
 
-def validation(spec: RequestedSpec) -> JobValidation:
+def validation(resources: Resources, tenant: str, spec: RequestedSpec) -> JobValidation:
     """What `validate_only` shows."""
     if isinstance(spec, ProbeSpec):
         return JobValidation(spec=spec, budget=None, estimate=None)
-    info = dataset_info(spec.dataset.name)
+    info = known_info(resources.database, tenant, spec.dataset)
     return JobValidation(spec=spec, budget=budget_of(spec, info), estimate=estimate(spec, info))
 
 
@@ -146,8 +152,9 @@ def retry(resources: Resources, tenant: str, job_id: str, tree: Json, changes: R
         raise InvalidStateError("a probe has nothing to change that is worth keeping; submit a new one")
     if not isinstance(before, DistillationSpec):
         raise InvalidStateError(f"a job of kind {job.kind!r} is made for the jobs that need it; repeat one of those")
-    spec = repeat(before, changes)
-    require_room(spec, dataset_info(spec.dataset.name), resources.settings.max_trajectory_bytes)
+    info = known_info(resources.database, tenant, before.dataset)
+    spec = repeat(before, changes, info)
+    require_room(spec, info, resources.settings.max_trajectory_bytes)
     idempotency = None if key is None else Idempotency(f"{SCOPE}/{job_id}/retry", key, digest(tree))
     return _create(resources, tenant, spec, idempotency, retried_from=job_id)
 

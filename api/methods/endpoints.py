@@ -22,7 +22,7 @@ from api.responses import JsonResponse
 from api.schemas import Json, List
 from core.catalogue import dataset_info
 from core.errors import NotFoundError, UnknownDatasetError, UnknownMethodError
-from core.specs.dataset import NamedDatasetSpec
+from core.specs.dataset import DatasetSpec
 from core.specs.job import JobRequest, Scale
 from core.specs.recipes import RECIPES, recipe_by_name
 from core.specs.resolve import SCHEMAS, json_schema, resolve
@@ -53,7 +53,7 @@ def get_method(
         info = dataset_info(dataset)
     except UnknownDatasetError as error:
         raise UnknownDatasetError(error.message) from None
-    spec = resolve(JobRequest(dataset=NamedDatasetSpec(name=info.name), ipc=ipc, recipe=recipe.name, scale=scale))
+    spec = resolve(JobRequest(dataset=DatasetSpec(name=info.name), ipc=ipc, recipe=recipe.name, scale=scale))
     detail = MethodDetail(
         **method_view(recipe).model_dump(), spec=spec, budget=budget_of(spec, info), published=published_rows(recipe.name)
     )

@@ -10,7 +10,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
-from core.errors import JobHasDependantsError, JobNotTerminalError
+from core.errors import DatasetInUseError, JobHasDependantsError, JobNotTerminalError
 from core.jobs.models import Job, JobDependency
 from core.jobs.states import State
 
@@ -26,6 +26,7 @@ def delete(session: Session, job: Job, at: datetime) -> None:
     Raises:
         JobNotTerminalError: it is not over.
         JobHasDependantsError: a job that is not over needs what this one made.
+        DatasetInUseError: it made a data set, which a job that is not over reads.
     """
     if not State(job.state).terminal:
         raise JobNotTerminalError(f"the job is {job.state}; cancel it first")
@@ -38,10 +39,26 @@ def delete(session: Session, job: Job, at: datetime) -> None:
     ).all()
     if dependants:
         raise JobHasDependantsError(f"needed by {', '.join(dependants)}")
+    if job.kind == "ingest":
+        _require_unused(session, job)
     session.execute(
         sa.update(Job).where(Job.id == job.id).values(deleted_at=at, content_key=None, version=Job.version + 1)
     )
     hide_evaluations(session, at, job.id)
+
+
+def _require_unused(session: Session, job: Job) -> None:
+    """Jobs that are created meanwhile wait for the lock on the row (`datasets.Datasets.hold`), and then find it deleted."""
+    readers = session.scalars(
+        sa.select(Job.id)
+        .where(
+            Job.tenant_id == job.tenant_id, Job.dataset == job.dataset, Job.id != job.id,
+            Job.state.not_in([state for state in State if state.terminal]),
+        )
+        .order_by(Job.id)
+    ).all()
+    if readers:
+        raise DatasetInUseError(f"the data set is read by {', '.join(readers[:10])}")
 
 
 def hide_evaluations(session: Session, at: datetime, parent_id: str | None = None) -> None:

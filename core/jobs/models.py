@@ -44,6 +44,7 @@ class Job(Base):
         Index("ix_jobs_state_lease_until", "state", "lease_until"),
         Index("ix_jobs_deleted_at", "deleted_at"),
         Index("ix_jobs_parent_id", "parent_id"),
+        Index("ix_jobs_tenant_id_dataset", "tenant_id", "dataset"),
     )
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)

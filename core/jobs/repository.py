@@ -19,9 +19,10 @@ from core.errors import (
 from core.jobs import dependencies, events
 from core.jobs.creation import columns
 from core.jobs.database import now
+from core.jobs.datasets import Datasets
 from core.jobs.models import Artifact, Attempt, Event, IdempotencyKey, Job, Metric
 from core.jobs.states import State
-from core.specs.job import RequestedSpec
+from core.specs.job import DataOptions, RequestedSpec
 
 
 class Idempotency(NamedTuple):
@@ -60,11 +61,14 @@ class Jobs:
             NotFoundError: the job that the key made was deleted.
             IdempotencyKeyReusedError: the key was used with another body.
             IdempotencyInProgressError: another transaction is using the key at this moment.
+            UnknownDatasetError: the data set was deleted meanwhile.
         """
         if idempotency is not None:
             replay = self._replayed(idempotency)
             if replay is not None:
                 return replay, True
+        if isinstance(spec, DataOptions) and spec.dataset.id:
+            Datasets(self.session, self.tenant_id).hold(spec.dataset)
         at = now(self.session)
         job = Job(**columns(spec, self.tenant_id, at), retried_from=retried_from)
         self.session.add(job)

@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from core.catalogue import DatasetInfo
+from core.specs.ingest import IngestLimits
+
 Phase = Literal["preparing", "training", "distilling", "evaluating", "reporting", "probing"]
 """`training`: of networks on the real set; `evaluating` trains on synthetic ones; `probing`: the steps of a probe."""
 
@@ -163,8 +166,14 @@ class JobFile(BaseModel):
     spec: dict[str, Any]
     """A `JobSpec`, as JSON."""
 
-    dataset_dir: str
-    """Folder of the canonical real set."""
+    dataset_dir: str = ""
+    """Folder of the canonical real set; empty where the job reads none."""
+
+    dataset: DatasetInfo | None = None
+    """What is known of that set."""
+
+    limits: IngestLimits = IngestLimits()
+    """What files may be, where the job reads those of a user."""
 
     checkpoint: str = ""
     """Checkpoint to continue from, relative to the job directory; empty starts anew."""

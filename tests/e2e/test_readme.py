@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.fixtures.servers import free_port
 from tests.fixtures.service import FAST, ROOT
@@ -26,8 +28,19 @@ def section(title: str) -> str:
     return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def test_one_job_from_submit_to_download(tmp_path: Path) -> None:
+def make_shoes(folder: Path) -> None:
+    """A folder of images for each class."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("boot", "sandal", "sneaker")):
+        (folder / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = rng.integers(60 * label, 60 * label + 100, (16, 16), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+def test_one_job_from_submit_to_download_and_another_on_own_images(tmp_path: Path) -> None:
     blocks = BLOCK.findall(section("One job, from submit to download"))
+    own = [text for language, text in BLOCK.findall(section("Your own images")) if language == "bash"]
     bash = [text for language, text in blocks if language == "bash"]
     python = [text for language, text in blocks if language == "python"]
     (start,) = (text for text in bash if "distill up" in text)
@@ -59,6 +72,11 @@ def test_one_job_from_submit_to_download(tmp_path: Path) -> None:
         assert len(list((tmp_path / "my-digits" / "images").rglob("*.png"))) == 10
         for text in python:
             assert "(8, 8)" in run(text, sys.executable, "-c")
+        make_shoes(tmp_path / "shoes")
+        said = run("set -e\n" + "\n".join(own), "bash", "-c")
+        assert "3: boot, sandal, sneaker" in said
+        assert "distilled set" in said
+        assert len(list((tmp_path / "shoes-samples").glob("*.png"))) == 20
     finally:
         launcher.send_signal(signal.SIGTERM)
         assert launcher.wait(timeout=60) == 0

@@ -11,6 +11,7 @@ import pytest
 
 from core.settings import Settings
 from tests.fixtures.api import BODY, Api, problem, serving
+from tests.fixtures.uploads import begin
 
 
 @pytest.fixture
@@ -109,7 +110,8 @@ def test_raw_nonsense_on_the_wire(api: Api) -> None:
 def test_everything_in_the_documentation_answers_without_crashing(api: Api) -> None:
     """Each GET route with plausible and implausible values: never a 5xx, and every refusal is a problem document."""
     job = api.submit()
-    values = {"job_id": job["id"], "artifact_id": "art_" + "0" * 32, "worker_id": "wkr_" + "0" * 32, "name": "dm"}
+    values = {"job_id": job["id"], "artifact_id": "art_" + "0" * 32, "worker_id": "wkr_" + "0" * 32, "name": "dm",
+              "upload_id": begin(api.http, b"x")["id"], "dataset_id": "ds_" + "0" * 32}
     document = api.http.get("/openapi.json").json()
     for path, operations in document["paths"].items():
         operation = operations.get("get")

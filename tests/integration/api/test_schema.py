@@ -23,6 +23,7 @@ from core.jobs import workers
 from core.jobs.ids import new_id
 from core.settings import Settings
 from tests.fixtures.api import Api, serving
+from tests.fixtures.uploads import begin
 
 pytestmark = pytest.mark.integration
 
@@ -55,7 +56,10 @@ def api(tmp_path_factory: pytest.TempPathFactory, _migrated_sqlite: Path, broker
     folder = tmp_path_factory.mktemp("schema")
     database = folder / "distill.db"
     database.write_bytes(_migrated_sqlite.read_bytes())
-    config = Settings(home=folder / "home", database_url=f"sqlite:///{database}", broker_url=broker_url, stream_seconds=0.03)
+    config = Settings(
+        home=folder / "home", database_url=f"sqlite:///{database}", broker_url=broker_url, stream_seconds=0.03,
+        max_open_uploads=10_000, max_stored_bytes=2**53,
+    )
     with serving(config) as made:
         yield made
 
@@ -71,7 +75,12 @@ def existing(api: Api, tmp_path: Path) -> dict[str, list[str]]:
     worker = new_id("wkr")
     with api.database.write() as session:
         workers.register(session, worker, "host-a", 1, "cpu")
-    return {"job_id": [job_id, cancelled], "artifact_id": [artifact["id"]], "worker_id": [worker]}
+    uploads = [begin(api.http, b"x") for _ in range(2)]
+    api.http.post(uploads[1]["links"]["cancel"])
+    return {
+        "job_id": [job_id, cancelled], "artifact_id": [artifact["id"]], "worker_id": [worker],
+        "upload_id": [upload["id"] for upload in uploads],
+    }
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from api.bodies import MAX_DEPTH, parse_object
 from api.errors import InvalidJsonError
 from api.jobs.service import read_specification
+from core.catalogue import dataset_info
 from core.errors import SpecError
 from core.settings import Settings
 
@@ -93,7 +94,7 @@ def test_no_specification_escapes_the_rules(tree: dict[str, Any]) -> None:
     for request in (tree, {"dataset": {"name": "digits"}, "ipc": 1, "recipe": "dm", **tree}):
         refused: list[SpecError] = []
         try:
-            read_specification(json.dumps(request).encode(), Settings())
+            read_specification(json.dumps(request).encode(), Settings(), lambda dataset: dataset_info(dataset.name))
         except SpecError as error:
             refused.append(error)
         assert all(error.problems for error in refused)

@@ -202,7 +202,7 @@ class TestOther:
         done = distill("list", "--state", "running")
         assert done.stdout.splitlines()[1].split("\t")[:6] == ["job_" + "x" * 60, "running", "dm", "digits", "1", "25 %"]
         assert distill("methods").stdout.splitlines()[1] == "dm\tDistribution matching\tWACV 2023"
-        assert distill("datasets").stdout.splitlines()[1] == "digits\tDigits\t1x8x8\t2\t1,134\tyes"
+        assert distill("datasets").stdout.splitlines()[1] == "digits\tDigits\tready\t1x8x8\t2\t1,134\tyes"
         assert json.loads(distill("list", "--json").stdout)[0]["state"] == "running"
 
     def test_show_and_cancel(self, service: ContractServer) -> None:

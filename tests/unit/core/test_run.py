@@ -26,7 +26,7 @@ from core.errors import DeviceFaultError, DeviceUnavailableError, DistillError, 
 from core.machine import choose_device
 from core.report.decode_factors import decode
 from core.run import failure_of
-from core.specs.job import DistillationSpec, ExpertsSpec, JobSpec, ResourcesSpec
+from core.specs.job import DataOptions, DistillationSpec, ExpertsSpec, JobSpec
 from core.specs.report import (
     EXPERTS_DIR,
     ArtifactLine,
@@ -44,6 +44,7 @@ from core.specs.report import (
     parse_line,
 )
 from core.specs.requirements import evaluation_jobs, required_experts
+from core.specs.run_options import ResourcesSpec
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[3]
@@ -80,7 +81,10 @@ class Child:
 
 def write_job(folder: Path, spec: JobSpec, dataset_dir: Path, **fields: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    job = {"job_id": "job_1", "attempt": 1, "spec": spec.model_dump(mode="json"), "dataset_dir": str(dataset_dir)}
+    job = {
+        "job_id": "job_1", "attempt": 1, "spec": spec.model_dump(mode="json"), "dataset_dir": str(dataset_dir),
+        "dataset": dataset_info(spec.dataset.name) if isinstance(spec, DataOptions) else None,
+    }
     (folder / "job.json").write_text(JobFile.model_validate(job | fields).model_dump_json())
     return folder
 

@@ -1,0 +1,339 @@
+"""`/v1/datasets`: registering, waiting, looking at, distilling and deleting a data set of one's own; tenants."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Header
+
+from api import deps, main
+from core.catalogue import CATALOGUE
+from core.errors import UnknownDatasetError
+from core.jobs import leases
+from core.jobs.datasets import Datasets
+from core.jobs.ids import new_id
+from core.jobs.leases import Lease, StoredFile
+from core.jobs.models import DEFAULT_TENANT
+from core.specs.ingest import IngestSpec, IngestSummary
+from core.specs.job import DataOptions, parse_job_spec
+from tests.fixtures import jobs
+from tests.fixtures.api import Api, problem, serving
+from tests.fixtures.uploads import begin, complete, octets, send
+
+pytestmark = pytest.mark.integration
+
+PNG = base64.b64encode(b"a picture").decode()
+SAMPLES = [
+    {"split": split, "label": label, "png": PNG} for split in ("train", "test") for label in range(2) for _ in range(3)
+]
+
+
+def uploaded(http: httpx.Client, body: bytes = octets(100), **headers: str) -> str:
+    """A complete upload."""
+    upload = begin(http, body)
+    send(http, upload, body)
+    assert complete(http, upload).status_code == 200
+    return str(upload["id"])
+
+
+def request_of(upload_id: str, **more: Any) -> dict[str, Any]:
+    return {"name": "shoes", "format": "imagefolder_zip", "source": {"upload_id": upload_id}} | more
+
+
+def registered(http: httpx.Client, **more: Any) -> dict[str, Any]:
+    """A data set whose files are yet to be read."""
+    answer = http.post("/v1/datasets", json=request_of(uploaded(http), **more))
+    assert answer.status_code == 202, answer.text
+    made: dict[str, Any] = answer.json()
+    assert answer.headers["location"] == f"/v1/datasets/{made['id']}"
+    return made
+
+
+def claimed(api: Api, dataset: dict[str, Any]) -> Lease:
+    return api.claim(dataset["links"]["job"].rpartition("/")[2])
+
+
+def read(api: Api, dataset: dict[str, Any], tmp_path: Path) -> None:
+    """What a worker does: the job ends with the canonical form, samples and a picture."""
+    lease = claimed(api, dataset)
+    files = [
+        api.store(lease, "manifest.json", "dataset", "application/json", b"{}", tmp_path),
+        api.store(lease, "samples.json", "samples", "application/json", json.dumps(SAMPLES).encode(), tmp_path),
+        api.store(lease, "samples.png", "preview", "image/png", b"a grid", tmp_path),
+    ]
+    finish(api, lease, dataset["id"], files)
+
+
+def finish(api: Api, lease: Lease, dataset_id: str, files: list[StoredFile]) -> None:
+    info = CATALOGUE["digits"].model_copy(update={
+        "name": dataset_id, "title": "shoes", "digest": "ab" * 32, "classes": ("boot", "sandal"),
+        "train_per_class": (80, 60), "test_per_class": (20, 15),
+    })
+    summary = IngestSummary(info=info, size_bytes=9, num_corrupt=1, num_duplicates=2, num_leaked=3, notes=("made smaller",))
+    with api.database.write() as session:
+        leases.succeed(session, lease, {"summary": summary.model_dump(mode="json")}, files, [])
+
+
+def ready(api: Api, tmp_path: Path) -> dict[str, Any]:
+    dataset = registered(api.http)
+    read(api, dataset, tmp_path)
+    found: dict[str, Any] = api.http.get(f"/v1/datasets/{dataset['id']}").json()
+    assert found["state"] == "ready"
+    return found
+
+
+def body_of(dataset: dict[str, Any]) -> dict[str, Any]:
+    return {"dataset": {"id": dataset["id"]}, "ipc": 1, "recipe": "dm", "scale": "small"}
+
+
+class TestRegister:
+    @pytest.mark.parametrize(("change", "pointer"), [
+        ({"format": "rar"}, "/format"), ({"name": ""}, "/name"), ({"name": "a\nb"}, "/name"), ({"nane": "x"}, "/nane"),
+        ({"conversion": {"size": 300}}, "/conversion/size"), ({"source": {}}, "/source/upload_id"),
+        ({"conversion": {"test_fraction": 0.9}}, "/conversion/test_fraction"),
+    ])
+    def test_a_wrong_field_is_named(self, api: Api, change: dict[str, Any], pointer: str) -> None:
+        found = problem(api.http.post("/v1/datasets", json=request_of(new_id("up")) | change), 422, "validation_failed")
+        assert pointer in [error["pointer"] for error in found["errors"]]
+
+    def test_the_upload_must_exist_and_be_complete(self, api: Api) -> None:
+        problem(api.http.post("/v1/datasets", json=request_of(new_id("up"))), 404, "not_found")
+        problem(api.http.post("/v1/datasets", json=request_of("nope")), 404, "not_found")
+        upload = begin(api.http, octets(10))
+        problem(api.http.post("/v1/datasets", json=request_of(upload["id"])), 409, "upload_not_complete")
+        assert api.http.get("/v1/jobs").json()["data"] == []
+
+    def test_a_job_reads_the_files(self, api: Api) -> None:
+        dataset = registered(api.http, conversion={"size": 32})
+        assert (dataset["state"], dataset["title"], dataset["classes"]) == ("validating", "shoes", None)
+        job = api.http.get(dataset["links"]["job"]).json()
+        assert (job["kind"], job["state"], job["dataset"]) == ("ingest", "queued", dataset["id"])
+        spec = parse_job_spec(job["spec"])
+        assert isinstance(spec, IngestSpec)
+        assert (spec.size_bytes, spec.filename, spec.conversion.size) == (100, "pictures.zip", 32)
+
+    def test_the_same_request_finds_the_same_data_set(self, api: Api, tmp_path: Path) -> None:
+        upload_id = uploaded(api.http)
+        first, again, other = (
+            api.http.post("/v1/datasets", json=request_of(upload_id, name=name)) for name in ("a", "a", "b")
+        )
+        assert again.json()["id"] == first.json()["id"] != other.json()["id"]
+        assert "idempotent-replayed" not in first.headers
+        assert again.headers["idempotent-replayed"] == "true"
+        assert len(api.http.get("/v1/jobs").json()["data"]) == 2
+
+    def test_ten_at_once_make_one(self, api: Api) -> None:
+        upload_id = uploaded(api.http)
+        answers: list[httpx.Response] = []
+
+        def post() -> None:
+            with httpx.Client(base_url=api.url, timeout=30) as http:
+                answers.append(http.post("/v1/datasets", json=request_of(upload_id)))
+
+        threads = [threading.Thread(target=post) for _ in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert {answer.status_code for answer in answers} == {202}
+        assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+class TestWhileItIsNotReady:
+    def test_it_cannot_be_distilled(self, api: Api) -> None:
+        dataset = registered(api.http)
+        found = problem(api.http.post("/v1/jobs", json=body_of(dataset)), 409, "dataset_not_ready")
+        assert "still being read" in found["detail"]
+        for route in ("inspect", "preview"):
+            problem(api.http.get(f"/v1/datasets/{dataset['id']}/{route}"), 409, "dataset_not_ready")
+
+    def test_rejected_files_say_why(self, api: Api) -> None:
+        dataset = registered(api.http)
+        refused = {"code": "unsafe_name", "message": "names may not lead out of the archive", "member": "../x"}
+        error = {
+            "code": "dataset_rejected", "message": refused["message"], "retryable": False, "attempt": 1,
+            "detail": {"problems": [refused]},
+        }
+        lease = claimed(api, dataset)
+        with api.database.write() as session:
+            leases.fail(session, lease, error, retry_after_seconds=None)
+        found = api.http.get(f"/v1/datasets/{dataset['id']}").json()
+        assert (found["state"], found["problems"]) == ("rejected", [refused])
+        text = problem(api.http.post("/v1/jobs", json=body_of(dataset)), 409, "dataset_not_ready")["detail"]
+        assert "rejected" in text
+        assert refused["message"] in text
+
+    def test_one_whose_reading_was_cancelled_can_be_registered_again(self, api: Api) -> None:
+        upload_id = uploaded(api.http)
+        first = api.http.post("/v1/datasets", json=request_of(upload_id)).json()
+        api.http.post(f"{first['links']['job']}/cancel")
+        assert api.http.get(f"/v1/datasets/{first['id']}").json()["state"] == "rejected"
+        second = api.http.post("/v1/datasets", json=request_of(upload_id)).json()
+        assert second["id"] != first["id"]
+
+
+class TestLook:
+    def test_it_shows_what_is_known(self, api: Api, tmp_path: Path) -> None:
+        found = ready(api, tmp_path)
+        assert (found["name"], found["title"], found["num_train"], found["num_test"]) == (None, "shoes", 140, 35)
+        assert (found["num_corrupt"], found["num_duplicates"], found["num_leaked"]) == (1, 2, 3)
+        assert found["notes"] == ["made smaller"]
+        assert found["verified"] is True
+
+    def test_samples_are_spread_over_the_classes(self, api: Api, tmp_path: Path) -> None:
+        url = f"/v1/datasets/{ready(api, tmp_path)['id']}/inspect"
+        found = api.http.get(url, params={"n": 4}).json()["data"]
+        assert [(each["split"], each["class_name"]) for each in found] == [
+            ("train", "boot"), ("train", "boot"), ("train", "sandal"), ("train", "sandal"),
+        ]
+        assert found[0]["png"] == PNG
+        found = api.http.get(url, params={"split": "test", "class": "sandal"}).json()["data"]
+        assert [(each["split"], each["label"]) for each in found] == [("test", 1)] * 3
+        problem(api.http.get(url, params={"class": "glove"}), 404, "not_found")
+        problem(api.http.get(url, params={"n": 65}), 422, "validation_failed")
+
+    def test_the_picture_has_a_tag(self, api: Api, tmp_path: Path) -> None:
+        url = f"/v1/datasets/{ready(api, tmp_path)['id']}/preview"
+        answer = api.http.get(url)
+        assert (answer.content, answer.headers["content-type"]) == (b"a grid", "image/png")
+        assert api.http.get(url, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+
+    def test_built_in_sets_have_no_samples(self, api: Api) -> None:
+        for route in ("inspect", "preview"):
+            assert "built-in" in problem(api.http.get(f"/v1/datasets/digits/{route}"), 404, "not_found")["detail"]
+
+    def test_pages_lead_from_the_newest_to_the_built_in_ones(self, api: Api) -> None:
+        mine = [registered(api.http, name=name)["id"] for name in ("a", "b", "c")]
+        everything = mine[::-1] + list(CATALOGUE)
+        for limit in (1, 2, 3, 5, 100):
+            found: list[str] = []
+            after: dict[str, str] = {}
+            while True:
+                page = api.http.get("/v1/datasets", params={"limit": limit, **after}).json()
+                found += [each["id"] or each["name"] for each in page["data"]]
+                if not page["has_more"]:
+                    break
+                after = {"after": page["last_id"]}
+            assert found == everything
+        only = api.http.get("/v1/datasets", params={"source": "upload"}).json()["data"]
+        assert [each["id"] for each in only] == mine[::-1]
+        problem(api.http.get("/v1/datasets", params={"after": "nope"}), 400, "invalid_cursor")
+        problem(api.http.get("/v1/datasets", params={"after": new_id("ds")}), 400, "invalid_cursor")
+
+
+class TestDistil:
+    def test_the_specification_is_resolved_for_it(self, api: Api, tmp_path: Path) -> None:
+        dataset = ready(api, tmp_path)
+        job = api.accepted(body_of(dataset))
+        assert job["dataset"] == dataset["id"]
+        assert job["spec"]["dataset"] == {"id": dataset["id"], "held_out_fraction": 0.0}
+        assert job["spec"]["defaults_from"] == "cifar10 ipc 1"
+        checked = api.http.post("/v1/jobs", params={"validate_only": "true"}, json=body_of(dataset)).json()
+        assert checked["budget"]["real_images"] == 140
+        too_many = problem(api.http.post("/v1/jobs", json=body_of(dataset) | {"ipc": 61}), 422, "validation_failed")
+        assert "/ipc" in [error["pointer"] for error in too_many["errors"]]
+
+    def test_a_finished_job_on_it_can_be_repeated(self, api: Api, tmp_path: Path) -> None:
+        job = api.accepted(body_of(ready(api, tmp_path)))
+        api.succeed(api.claim(job["id"]))
+        again = api.http.post(f"/v1/jobs/{job['id']}/retry", json={"seed": 5})
+        assert again.status_code == 202, again.text
+        assert again.json()["spec"]["dataset"] == job["spec"]["dataset"]
+
+    @pytest.mark.parametrize(("dataset", "code", "status"), [
+        ({"id": "ds_" + "0" * 32}, "dataset_not_found", 404), ({"id": "ds_x"}, "validation_failed", 422),
+        ({"name": "digits", "id": "ds_" + "0" * 32}, "validation_failed", 422), ({}, "validation_failed", 422),
+    ])
+    def test_it_must_be_named_once_and_exist(self, api: Api, dataset: dict[str, Any], code: str, status: int) -> None:
+        found = problem(api.http.post("/v1/jobs", json={"dataset": dataset, "ipc": 1, "recipe": "dm"}), status, code)
+        assert found["errors"][0]["pointer"] in {"/dataset", "/dataset/id"}
+
+    def test_an_ingest_job_cannot_be_sent_by_a_client(self, api: Api) -> None:
+        problem(api.http.post("/v1/jobs", json={"kind": "ingest"}), 422, "validation_failed")
+
+
+class TestDelete:
+    def test_not_while_its_files_are_read_or_a_job_reads_it(self, api: Api, tmp_path: Path) -> None:
+        dataset = registered(api.http)
+        url = f"/v1/datasets/{dataset['id']}"
+        problem(api.http.delete(url), 409, "job_not_terminal")
+        read(api, dataset, tmp_path)
+        job = api.accepted(body_of(dataset))
+        assert job["id"] in problem(api.http.delete(url), 409, "dataset_in_use")["detail"]
+        problem(api.http.delete(dataset["links"]["job"]), 409, "dataset_in_use")
+        api.http.post(f"/v1/jobs/{job['id']}/cancel")
+        assert api.http.delete(url).status_code == 204
+
+    def test_it_is_gone_and_its_job_too(self, api: Api, tmp_path: Path) -> None:
+        dataset = ready(api, tmp_path)
+        url = f"/v1/datasets/{dataset['id']}"
+        assert api.http.delete(url).status_code == 204
+        for path in (url, f"{url}/inspect", f"{url}/preview", dataset["links"]["job"]):
+            problem(api.http.get(path), 404, "not_found")
+        problem(api.http.delete(url), 404, "not_found")
+        problem(api.http.post("/v1/jobs", json=body_of(dataset)), 404, "dataset_not_found")
+        assert api.http.get("/v1/datasets", params={"source": "upload"}).json()["data"] == []
+
+    def test_a_job_that_is_created_meanwhile_finds_it_gone(self, api: Api, tmp_path: Path) -> None:
+        """The deletion comes between the look at the data set and the creation of the job."""
+        dataset = ready(api, tmp_path)
+        spec = parse_job_spec(api.accepted(body_of(dataset))["spec"])
+        (job,) = api.http.get("/v1/jobs", params={"kind": "distillation"}).json()["data"]
+        api.http.post(f"/v1/jobs/{job['id']}/cancel")
+        assert api.http.delete(f"/v1/datasets/{dataset['id']}").status_code == 204
+        assert isinstance(spec, DataOptions)
+        with pytest.raises(UnknownDatasetError), api.database.write() as session:
+            Datasets(session, DEFAULT_TENANT).hold(spec.dataset)
+
+    def test_built_in_sets_stay(self, api: Api) -> None:
+        problem(api.http.delete("/v1/datasets/digits"), 404, "not_found")
+
+
+class TestTenants:
+    @pytest.fixture
+    def api(self, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+        """The tenant is named by a header, as a key will do it."""
+
+        async def tenant(x_tenant: Annotated[str, Header()] = DEFAULT_TENANT) -> str:
+            return x_tenant
+
+        create = main.create_app
+
+        def with_tenants(*arguments: Any) -> FastAPI:
+            app = create(*arguments)
+            app.dependency_overrides[deps._tenant] = tenant
+            return app
+
+        monkeypatch.setattr("tests.fixtures.api.create_app", with_tenants)
+        with serving(settings) as made:
+            yield made
+
+    def test_another_tenants_data_set_does_not_exist(self, api: Api, tmp_path: Path) -> None:
+        dataset = ready(api, tmp_path)
+        with httpx.Client(base_url=api.url, headers={"X-Tenant": "b"}) as other:
+            url = f"/v1/datasets/{dataset['id']}"
+            for path in (url, f"{url}/inspect", f"{url}/preview"):
+                problem(other.get(path), 404, "not_found")
+            problem(other.delete(url), 404, "not_found")
+            problem(other.post("/v1/jobs", json=body_of(dataset)), 404, "dataset_not_found")
+            problem(other.get("/v1/datasets", params={"after": dataset["id"]}), 400, "invalid_cursor")
+            assert other.get("/v1/datasets", params={"source": "upload"}).json()["data"] == []
+            upload_id = uploaded(api.http, octets(50))
+            problem(other.post("/v1/datasets", json=request_of(upload_id)), 404, "not_found")
+            assert uploaded(other, octets(50)) != upload_id
+        assert api.http.get(url).json()["state"] == "ready"
+
+
+def test_a_worker_finds_the_files_of_its_own_tenant_only(api: Api, tmp_path: Path) -> None:
+    dataset = ready(api, tmp_path)
+    with api.database.read() as session:
+        assert [row.name for row in Datasets(session, DEFAULT_TENANT).canonical(dataset["id"])] == ["manifest.json"]
+        assert Datasets(session, "b").canonical(dataset["id"]) == []
+    assert jobs.get(api.database, dataset["links"]["job"].rpartition("/")[2]).dataset == dataset["id"]
