@@ -5,20 +5,29 @@ covariance (over N - 1) of the training images in [0, 1], flattened, and S = U d
 
     z = (x - mu) W,   W = U diag(1 / sqrt(s + epsilon)) U^T,   x = z W^-1 + mu,   W^-1 = U diag(sqrt(s + epsilon)) U^T
 
-Deviation: fitted and decomposed in float64, once for a job (published: float32, in every run anew).
+Deviation: fitted and decomposed in float64, once for a data set on a host (published: float32, in every run anew).
 Shapes: N images, C channels, H W pixels, D = C H W.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol, assert_never
+from uuid import uuid4
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.catalogue import DatasetInfo
 from core.specs.preprocessing import PreprocessingSpec, StandardiseSpec, ZCASpec
 
+log = logging.getLogger(__name__)
+
+_FITTED = ("mean", "matrix", "unwhiten")
 BLOCK_IMAGES = 1024
 """Images that are flattened in float64 at once."""
 
@@ -42,13 +51,16 @@ class Preprocessing(Protocol):
         ...
 
 
-def preprocessing_of(spec: PreprocessingSpec, info: DatasetInfo, images: Tensor) -> Preprocessing:
-    """The preprocessing of a specification, on the device of the (N, C, H, W) uint8 training images."""
+def preprocessing_of(spec: PreprocessingSpec, info: DatasetInfo, images: Tensor, fitted: Path | None = None) -> Preprocessing:
+    """The preprocessing of a specification, on the device of the (N, C, H, W) uint8 training images.
+
+    Whatever has to be fitted is read from the file `fitted`, which belongs to just these images, or is left there.
+    """
     match spec:
         case StandardiseSpec():
             return Standardisation(info, images.device)
         case ZCASpec():
-            return Whitening(images, spec.epsilon)
+            return Whitening(images, spec.epsilon) if fitted is None else _kept_whitening(images, spec.epsilon, fitted)
         case _:
             assert_never(spec)
 
@@ -86,8 +98,20 @@ class Whitening:
     unwhiten: Tensor
     """(D, D) float32, the inverse of W."""
 
-    def __init__(self, images: Tensor, epsilon: float) -> None:
-        """Fit on (N, C, H, W) uint8 images, on their device."""
+    def __init__(self, images: Tensor, epsilon: float, fit: Mapping[str, Tensor] | None = None) -> None:
+        """Fit on (N, C, H, W) uint8 images, on their device; or take a `fit` to them, as `arrays` gave it."""
+        self.grey = torch.zeros(images.shape[1], 1, 1, device=images.device)
+        self.mean, self.matrix, self.unwhiten = (
+            self._fit(images, epsilon) if fit is None else (fit[name].to(images.device) for name in _FITTED)
+        )
+
+    @property
+    def arrays(self) -> dict[str, Tensor]:
+        """What was fitted, by name."""
+        return {name: getattr(self, name) for name in _FITTED}
+
+    @staticmethod
+    def _fit(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
         count, size = len(images), images[0].numel()
         total = torch.zeros(size, dtype=torch.float64, device=images.device)
         for block in images.split(BLOCK_IMAGES):
@@ -99,10 +123,8 @@ class Whitening:
             covariance.addmm_(centred.T, centred)
         values, vectors = torch.linalg.eigh(covariance / max(1, count - 1))
         roots = (values.clamp(min=0.0) + epsilon).sqrt()
-        self.mean = mean.to(torch.float32)
-        self.matrix = ((vectors / roots) @ vectors.T).to(torch.float32)
-        self.unwhiten = ((vectors * roots) @ vectors.T).to(torch.float32)
-        self.grey = torch.zeros(images.shape[1], 1, 1, device=images.device)
+        matrix, unwhiten = (vectors / roots) @ vectors.T, (vectors * roots) @ vectors.T
+        return mean.to(torch.float32), matrix.to(torch.float32), unwhiten.to(torch.float32)
 
     def of_bytes(self, images: Tensor) -> Tensor:
         """Uint8 -> network space."""
@@ -115,6 +137,23 @@ class Whitening:
     def inverse(self, images: Tensor) -> Tensor:
         """Z W^-1 + mu."""
         return (images.flatten(-3) @ self.unwhiten + self.mean).view(images.shape)
+
+
+def _kept_whitening(images: Tensor, epsilon: float, file: Path) -> Whitening:
+    """The fit of another job on the same images, or a new one that the next job finds."""
+    if file.is_file():
+        try:
+            return Whitening(images, epsilon, load_file(file))
+        except (SafetensorError, KeyError) as error:  # a disk that was full, or lost power
+            log.warning("%s is damaged and made anew: %s", file.name, error)
+    made = Whitening(images, epsilon)
+    temporary = file.with_name(f".{file.name}.{uuid4().hex}")
+    try:
+        save_file({name: array.cpu() for name, array in made.arrays.items()}, temporary)
+        temporary.rename(file)  # of two jobs at once either may win: they have fitted the same
+    finally:
+        temporary.unlink(missing_ok=True)
+    return made
 
 
 def _flat(images: Tensor) -> Tensor:

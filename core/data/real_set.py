@@ -19,6 +19,7 @@ from core.data import canonical
 from core.data.preprocessing import preprocessing_of
 from core.data.sources import RawSplits
 from core.distillation.randomness import rng
+from core.specs.base import digest
 from core.specs.preprocessing import PreprocessingSpec, StandardiseSpec
 
 STANDARDISE = StandardiseSpec()
@@ -37,6 +38,7 @@ class RealSet:
         held_out_fraction: float = 0.0,
         digest: str = "",
         preprocessing: PreprocessingSpec = STANDARDISE,
+        fits: Path | None = None,
     ) -> None:
         """Sort, hold out and move to the device.
 
@@ -48,6 +50,7 @@ class RealSet:
             held_out_fraction: part of each class that is kept away, rounded down.
             digest: SHA-256 of the canonical form that was read.
             preprocessing: how images become what networks see.
+            fits: folder that keeps what had to be fitted for it; None fits anew.
         """
         self.info = info
         self.digest = digest
@@ -67,8 +70,18 @@ class RealSet:
         self.test_images = _images(splits.test_images, np.arange(len(splits.test_labels)), device)
         self.test_labels = torch.from_numpy(np.array(splits.test_labels)).to(device)
         self.preprocessing = preprocessing
-        self.space = preprocessing_of(preprocessing, info, self.images)
+        fitted = None if fits is None else fits / self._name_of_fit(seed, held_out_fraction)
+        self.space = preprocessing_of(preprocessing, info, self.images, fitted)
         """From pixels in [0, 1] to network space and back; fitted, where it is, on `images`."""
+
+    def _name_of_fit(self, seed: int, held_out_fraction: float) -> str:
+        """Equal names mean equal bytes: the images, the device and its number of threads are the same."""
+        made = {
+            "preprocessing": self.preprocessing.model_dump(mode="json"), "digest": self.digest,
+            "held_out": (held_out_fraction, seed) if held_out_fraction else None, "device": self.device.type,
+            "threads": torch.get_num_threads(), "torch": torch.__version__,
+        }
+        return f"{self.preprocessing.kind}-{digest(made)[:32]}.safetensors"
 
     @classmethod
     def load(
@@ -84,7 +97,7 @@ class RealSet:
         canonical.require_digest(info, found)
         return cls(
             splits, info, device=device, seed=seed, held_out_fraction=held_out_fraction, digest=found,
-            preprocessing=preprocessing,
+            preprocessing=preprocessing, fits=folder,
         )
 
     def draw_per_class(self, count: int, generator: torch.Generator) -> Tensor:

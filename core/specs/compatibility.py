@@ -21,6 +21,7 @@ from core.specs.models import (
 )
 from core.specs.network import ConvNetSpec, MLPSpec, NetworkSpec, network_name
 from core.specs.objective import GaussianSpec, GradientSpec, LayerwiseFeatureSpec
+from core.specs.preprocessing import ZCASpec
 from core.specs.requirements import pool_of_init, pool_of_models, pool_of_term
 from core.specs.storage import images_per_class
 from core.specs.synthetic import BasesHallucinatorsSpec, MultiFormationSpec, PixelsSpec
@@ -30,6 +31,9 @@ from core.specs.terms import (
     ClassificationRegulariserSpec,
     LocalCovarianceSpec,
 )
+
+MOST_WHITENED = 3 * 64 * 64
+"""Values of an image: TinyImageNet's, the largest that was published with whitening. The matrices then take 2 GB."""
 
 
 def spread_needs_two_images(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
@@ -187,6 +191,17 @@ def batch_norms_see_two_values(spec: DistillationSpec, info: DatasetInfo) -> Fie
     return None
 
 
+def whitening_is_small(spec: DistillationSpec, info: DatasetInfo) -> FieldProblem | None:
+    """Whitening holds a matrix of all pixels by all pixels, and decomposes it."""
+    if isinstance(spec.method.preprocessing, ZCASpec) and info.scalars_per_image > MOST_WHITENED:
+        return FieldProblem(
+            "/method/preprocessing/kind", "too_many_pixels",
+            f"preprocessing 'zca' whitens at most {MOST_WHITENED} values of an image together; those of the dataset have "
+            f"{info.channels} x {info.height} x {info.width} = {info.scalars_per_image}",
+        )
+    return None
+
+
 def _trainings(spec: DistillationSpec, info: DatasetInfo) -> Iterator[tuple[NetworkSpec, int, int, str]]:
     """Whatever trains a network: its architecture, number of images, batch size, and the pointer to that."""
     method, evaluation = spec.method, spec.evaluation
@@ -223,6 +238,6 @@ def _trainings(spec: DistillationSpec, info: DatasetInfo) -> Iterator[tuple[Netw
 
 COMPATIBILITY = (
     spread_needs_two_images, accuracy_is_known, pool_is_trained, layers_exist, cells_have_pixels, class_fills_the_set,
-    batch_norms_see_two_values, pairs_exist,
+    batch_norms_see_two_values, pairs_exist, whitening_is_small,
 )
 """Every predicate of this file."""

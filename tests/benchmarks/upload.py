@@ -30,7 +30,7 @@ from core.store.objects import open_store
 from core.uploads.repository import parts_of
 from tests.benchmarks.api_load import api, sqlite
 from tests.benchmarks.api_memory import MIB, _cpu_seconds, forget_peak, memory_mib
-from tests.fixtures.machine import describe
+from tests.fixtures.machine import describe, load_average
 
 RESULTS = Path(__file__).parent / "results" / "upload.json"
 
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="dl-"))
-    path, copy = folder / "large.bin", folder / "copy.bin"
+    path, copy, load = folder / "large.bin", folder / "copy.bin", load_average()
     try:
         generate(path, options.bytes)
         plain = timed(["cp", str(path), str(copy)], copy)
@@ -118,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = {
         "what": "an upload to one uvicorn process with a local store, and plain copies of the same file on the same disk",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": f"{describe()}; the client on the same machine", "bytes": options.bytes, "same_digest": same,
+        "hardware": f"{describe()}; the client on the same machine", "load_average_before": load,
+        "bytes": options.bytes, "same_digest": same,
         "cp": {"seconds": round(plain, 1), "mib_per_second": rate(options.bytes, plain)},
         "dd_with_flush": {"seconds": round(flushed, 1), "mib_per_second": rate(options.bytes, flushed)},
         "upload": uploaded,

@@ -30,6 +30,7 @@ from core.probe import last_state
 from core.settings import Settings
 from core.specs.job import ProbeSpec, parse_job_spec
 from core.store.objects import Objects, open_store
+from core.uploads.models import Upload, UploadPart
 from migrations.commands import upgrade
 from tests.faults.proxy import Proxy
 from tests.faults.servers import Broker, Postgres, end, spawn
@@ -202,10 +203,22 @@ class Stand(OverHttp):
         node.start("uvicorn", "api.main:create_app", "--factory", "--host", "127.0.0.1", "--port", str(port),
                    "--timeout-graceful-shutdown", "5", "--no-access-log", **settings)
 
-    def ready(self) -> bool:
-        """Whether the API says that it is ready."""
+    @contextlib.contextmanager
+    def replica(self) -> Iterator[str]:
+        """Another API process on a host of its own; its address."""
+        node, port = Node(self, "api-2"), free_port()
+        url = f"http://127.0.0.1:{port}"
         try:
-            return self.http.get("/readyz", timeout=5).status_code == 200
+            self.launch_api(node, port)
+            self.wait_until(lambda: self.ready(url), 60 + SLACK_SECONDS, "the other replica is ready")
+            yield url
+        finally:
+            node.close()
+
+    def ready(self, url: str = "") -> bool:
+        """Whether the API, or the one at another address, says that it is ready."""
+        try:
+            return self.http.get(f"{url}/readyz", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -386,7 +399,7 @@ class Stand(OverHttp):
         return {int(key.split("/")[3]) for key in self.objects.keys(f"jobs/{job_id}") if not key.endswith("/log.txt")}
 
     def sweep(self) -> None:
-        """Sweep until no job has an object that no row names."""
+        """Sweep until no job and no upload has an object that no row names."""
         settings = Settings(orphan_seconds=1, sweep_seconds=1, home=self.folder / "sweeper")
         sweeper = Sweeper(self.database, self.objects, settings)
 
@@ -397,12 +410,13 @@ class Stand(OverHttp):
         self.wait_until(clean, 20 + SLACK_SECONDS, "stray objects are swept")
 
     def strays(self) -> set[str]:
-        """Keys of objects that belong to a job and that no row names."""
+        """Keys of objects that belong to a job or an upload and that no row names."""
         with self.database.read() as session:
-            jobs = set(session.scalars(sa.select(Job.id)))
-            columns = (Artifact.key, Checkpoint.key, Attempt.log_key)
+            owners = {owner for column in (Job.id, Upload.id) for owner in session.scalars(sa.select(column))}
+            columns = (Artifact.key, Checkpoint.key, Attempt.log_key, UploadPart.key)
             named = {key for column in columns for key in session.scalars(sa.select(column))}
-        return {key for key in self.objects.keys("jobs") if key.split("/")[1] in jobs and key not in named}
+        keys = [key for prefix in ("jobs", "uploads") for key in self.objects.keys(prefix)]
+        return {key for key in keys if key.split("/")[1] in owners and key not in named}
 
     def failed(self, job_id: str, code: str, *, attempts: int | None = None, seconds: float = 60.0) -> dict[str, Any]:
         """Wait for the failure of a job with an error code; it has left no file."""

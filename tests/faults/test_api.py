@@ -17,8 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.jobs.models import Job
-from tests.faults.stand import SLACK_SECONDS, TIME_SCALE, Node, Stand
-from tests.fixtures.servers import free_port
+from tests.faults.stand import SLACK_SECONDS, TIME_SCALE, Stand
 
 pytestmark = pytest.mark.faults
 
@@ -170,18 +169,7 @@ def test_a8_killed_during_a_download(stand: Stand, tmp_path: Path) -> None:
 
 def test_a9_one_key_at_one_instant_on_two_replicas(stand: Stand) -> None:
     """Also trap 9."""
-    other, port = Node(stand, "api-2"), free_port()
-    try:
-        stand.launch_api(other, port)
-        url = f"http://127.0.0.1:{port}"
-
-        def ready() -> bool:
-            try:
-                return httpx.get(f"{url}/readyz", timeout=5, trust_env=False).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        stand.wait_until(ready, 60 + SLACK_SECONDS, "the other replica is ready")
+    with stand.replica() as url:
         for _ in range(3):
             key = uuid4().hex
             before = count(stand)
@@ -195,8 +183,6 @@ def test_a9_one_key_at_one_instant_on_two_replicas(stand: Stand) -> None:
             new = [a for a in answers if a is not None and a.status_code == 202 and "idempotent-replayed" not in a.headers]
             assert len(new) == 1
             assert count(stand) == before + 1
-    finally:
-        other.close()
 
 
 def test_trap_7_a_frozen_broker_does_not_slow_a_submission(stand: Stand) -> None:

@@ -235,3 +235,15 @@ class TestEstimate:
         plain = self.found(small_spec, **many, terms=[{"kind": "class_discriminative"}])
         paired = self.found(small_spec, **many, terms=[{"kind": "mutual_information"}])
         assert paired.peak_memory_bytes - plain.peak_memory_bytes == 4 * 2 * 3 * 100 * 20_000
+
+
+@pytest.mark.parametrize(("dataset", "allowed"), [("tiny-imagenet", True), ("stl10", False)])
+def test_whitening_has_a_largest_image(dataset: str, allowed: bool) -> None:
+    body = {"dataset": {"name": dataset}, "ipc": 1, "recipe": "dm", "method": {"preprocessing": {"kind": "zca"}}}
+    request = JobRequest.model_validate_json(json.dumps(body))
+    if allowed:
+        resolve(request)
+        return
+    with pytest.raises(SpecError, match=r"'zca' whitens at most 12288 .* of the dataset have 3 x 96 x 96") as caught:
+        resolve(request)
+    assert [problem.pointer for problem in caught.value.problems] == ["/method/preprocessing/kind"]

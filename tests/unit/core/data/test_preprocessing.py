@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from core.catalogue import dataset_info
 from core.data.preprocessing import Standardisation, Whitening
@@ -38,6 +40,34 @@ class TestWhitening:
         u, s, _ = torch.linalg.svd((x - mean).T @ (x - mean) / 49)
         wanted = (x - mean) @ (u @ torch.diag((s + 0.1).rsqrt()) @ u.T)
         torch.testing.assert_close(space.of_bytes(data.images).flatten(1).double(), wanted, rtol=0, atol=1e-5)
+
+    def test_the_next_job_finds_the_fit(self, digits_dir: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "digits"
+        shutil.copytree(digits_dir, folder)
+
+        def load(**changes: Any) -> Whitening:
+            given = {"device": CPU, "preprocessing": ZCASpec()} | changes
+            space = RealSet.load(folder, dataset_info("digits"), **given).space
+            assert isinstance(space, Whitening)
+            return space
+
+        def fits() -> list[Path]:
+            return sorted(folder.glob("zca-*.safetensors"))
+
+        first = load()
+        (file,) = fits()
+        marked = {name: array + 1 for name, array in first.arrays.items()}
+        save_file(marked, file)
+        assert all(torch.equal(array, marked[name]) for name, array in load().arrays.items()), "read, not fitted again"
+        load(preprocessing=ZCASpec(epsilon=0.2))
+        load(seed=1, held_out_fraction=0.1)
+        load(seed=2, held_out_fraction=0.1)
+        assert len(fits()) == 4
+        load(seed=3)  # without held-out images the seed changes nothing
+        assert len(fits()) == 4
+        file.write_bytes(b"cut off")
+        assert all(torch.equal(array, first.arrays[name]) for name, array in load().arrays.items())
+        assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
     def test_what_varies_much_becomes_white(self, digits: RealSet) -> None:
         space = Whitening(digits.images, 1e-9)
