@@ -16,6 +16,7 @@
     |-- InvalidCursorError        a page cursor nobody issued
     |-- QuotaExceededError        the tenant has used up what it may have at once
     |-- UploadExpiredError        nobody went on with it in time
+    |-- StoreUriNotAllowedError   data sets may not be read from there
     |-- SizeMismatchError         bytes are not as many as was said
     |-- DigestMismatchError       bytes are not those that were said
     |   `-- PartDamagedError      ... on their way here; sending them again is right
@@ -138,6 +139,10 @@ class InvalidCursorError(DistillError):
 
 class QuotaExceededError(DistillError):
     code = "quota_exceeded"
+
+
+class StoreUriNotAllowedError(DistillError):
+    code = "store_uri_not_allowed"
 
 
 class UploadExpiredError(DistillError):

@@ -97,6 +97,10 @@ class Settings(BaseSettings):
         description="Largest file of expert trajectories that a job may ask for; while it is made, memory holds it once and "
         "the job's folder up to four times.",
     )
+    source_prefixes: str = Field(
+        default="",
+        description="Prefixes of store URLs from which data sets may be made, comma separated: s3://bucket/folder/, file:///folder/.",
+    )
     ingest_limits: IngestLimits = Field(
         default=IngestLimits(), description="What files of users may be, as a JSON object; what it leaves out stays as it is."
     )

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
-from core.uploads.models import UploadPart
-from core.uploads.repository import parts_of
 
 from core.catalogue import DatasetInfo, dataset_info
 from core.errors import DatabaseUnavailableError, DeviceFaultError, DistillError, InfrastructureError, StoreUnavailableError
@@ -29,7 +27,10 @@ from core.specs.ingest import UPLOAD_FILE, IngestSpec
 from core.specs.job import DistillationSpec, EvaluationJobSpec, NeededSpec, ProbeSpec, parse_job_spec
 from core.specs.report import EvaluatedUnits, ExitCode, JobFile
 from core.specs.requirements import evaluation_jobs, required_experts
+from core.store import references
 from core.store.objects import Objects, remove_tree
+from core.uploads.models import UploadPart
+from core.uploads.repository import parts_of
 from worker import sandbox
 from worker.child import Child, environment
 from worker.collector import Collector
@@ -202,8 +203,12 @@ class Attempt:
 
     def _read_upload(self, spec: IngestSpec) -> Conclusion:
         """Let a locked-down child make a data set of a user's files."""
-        parts = self._settlement.patiently(lambda: self._find_parts(spec))
-        unless_unwanted(lambda: fetch_upload(self._store, spec, parts, self._folder / UPLOAD_FILE), self._is_unwanted)
+        target = self._folder / UPLOAD_FILE
+        if spec.store_uri:
+            unless_unwanted(lambda: references.fetch(spec.store_uri, self._settings, target), self._is_unwanted)
+        else:
+            parts = self._settlement.patiently(lambda: self._find_parts(spec))
+            unless_unwanted(lambda: fetch_upload(self._store, spec, parts, target), self._is_unwanted)
         self._write_job_file()
         return self._watch(sandbox.MODULE, [str(self._folder)])
 

@@ -55,7 +55,8 @@ def list_datasets(
 @router.post(
     "", status_code=202, response_model=DatasetView,
     responses={
-        202: {"description": "A job reads the files", "headers": _REGISTERED}, **problems(400, 404, 409, 413, 415, 422, 503),
+        202: {"description": "A job reads the files", "headers": _REGISTERED},
+        **problems(400, 403, 404, 409, 413, 415, 422, 503),
     },
     openapi_extra=_BODY,
 )

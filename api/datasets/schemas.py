@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from core.catalogue import DatasetInfo
 from core.jobs.datasets import summary_of
@@ -17,11 +17,20 @@ from core.specs.ingest import ConversionSpec, Format, IngestProblem, SampleView
 DatasetState = Literal["validating", "ready", "rejected"]
 
 
-class UploadSource(Spec):
-    """Files that were uploaded."""
+class Source(Spec):
+    """Where the files are: one of the two."""
 
-    upload_id: str = Field(max_length=64)
+    upload_id: str = Field(default="", max_length=64)
     """A complete upload (`POST /v1/uploads`)."""
+
+    store_uri: str = Field(default="", max_length=1024)
+    """An object below one of the prefixes that this installation allows, for example `s3://bucket/shoes.zip`."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if bool(self.upload_id) == bool(self.store_uri):
+            raise ValueError("give either upload_id or store_uri")
+        return self
 
 
 class DatasetRequest(Spec):
@@ -33,7 +42,7 @@ class DatasetRequest(Spec):
     format: Format
     """What the files hold."""
 
-    source: UploadSource
+    source: Source
     conversion: ConversionSpec = ConversionSpec()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
+from sqlalchemy.orm import Session
 
-from api.datasets.schemas import DatasetRequest, DatasetView, Sample, builtin_view, registered_view
+from api.datasets.schemas import DatasetRequest, DatasetView, Sample, Source, builtin_view, registered_view
 from api.deps import Resources
 from core.catalogue import CATALOGUE, DatasetInfo, dataset_info
 from core.errors import ArtifactCorruptError, InvalidCursorError, NotFoundError, UnknownDatasetError
@@ -19,6 +20,7 @@ from core.jobs.repository import Jobs
 from core.specs.dataset import DatasetSpec
 from core.specs.ingest import IngestSpec, SampleView
 from core.specs.run_options import PRIORITIES
+from core.store.references import allowed_prefixes, reference_of
 from core.uploads.repository import Uploads
 
 _SAMPLES: TypeAdapter[list[SampleView]] = TypeAdapter(list[SampleView])
@@ -54,23 +56,36 @@ def register(resources: Resources, tenant: str, request: DatasetRequest) -> tupl
     Raises:
         NotFoundError: there is no such upload.
         ConflictError: the upload is not complete.
+        StoreUriNotAllowedError: this installation does not read from there.
     """
-    upload_id = request.source.upload_id
+    settings, source = resources.settings, request.source
+    if source.store_uri:
+        reference_of(source.store_uri, allowed_prefixes(settings))
     with resources.database.write() as session:
-        before = Datasets(session, tenant).made_of(upload_id, request.name, request.format, request.conversion)
+        before = Datasets(session, tenant).made_of(
+            source.upload_id or source.store_uri, request.name, request.format, request.conversion
+        )
         if before is not None:
             return registered_view(before), True
-        upload = Uploads(session, tenant).completed(upload_id)
         spec = IngestSpec(
-            dataset_id=new_id("ds"), title=request.name, upload_id=upload.id, filename=upload.filename,
-            size_bytes=upload.size_bytes, sha256=upload.sha256, format=request.format, conversion=request.conversion,
-            timeout_seconds=2 * resources.settings.ingest_limits.max_cpu_seconds,
+            dataset_id=new_id("ds"), title=request.name, format=request.format, conversion=request.conversion,
+            timeout_seconds=2 * settings.ingest_limits.max_cpu_seconds, **_files_of(session, tenant, source),
         )
         job, known = Datasets(session, tenant).create(spec)
         view, ticket = registered_view(job), _ticket(job)
     if not known:
         resources.sender.send(ticket)
     return view, known
+
+
+def _files_of(session: Session, tenant: str, source: Source) -> dict[str, Any]:
+    """What a job is told of its files."""
+    if source.store_uri:
+        return {"store_uri": source.store_uri, "filename": source.store_uri.rpartition("/")[2]}
+    upload = Uploads(session, tenant).completed(source.upload_id)
+    return {
+        "upload_id": upload.id, "filename": upload.filename, "size_bytes": upload.size_bytes, "sha256": upload.sha256,
+    }
 
 
 def _ticket(job: Job) -> Ticket:

@@ -27,7 +27,7 @@ def summary_of(spec: IngestSpec, converted: Converted, counted: Statistics, dige
         name=spec.dataset_id, title=spec.title, channels=channels, height=height, width=width, classes=classes,
         train_per_class=tuple(train), test_per_class=tuple(test), mean=counted.mean, std=counted.std,
         mirrored=spec.conversion.mirrored and not sound, split_rule=converted.split_rule, digest=digest,
-        source=f"uploaded as {spec.filename}", time_axis=sound,
+        source=f"uploaded as {spec.filename}" if spec.upload_id else f"read from {spec.store_uri}", time_axis=sound,
     )
     return IngestSummary(
         info=info, size_bytes=size_of(splits), num_corrupt=converted.num_corrupt, num_duplicates=counted.num_duplicates,

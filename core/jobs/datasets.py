@@ -47,7 +47,7 @@ class Datasets:
         Returns:
             The job, and whether it was there: the same files, read the same way and under the same name, are one data set.
         """
-        at, key = now(self.session), content_key(spec.upload_id, spec.title, spec.format, spec.conversion)
+        at, key = now(self.session), content_key(spec.upload_id or spec.store_uri, spec.title, spec.format, spec.conversion)
         insert = insert_into(self.session, Job).on_conflict_do_nothing(index_elements=["tenant_id", "content_key"])
         job = self.session.scalar(
             insert.values(columns(spec, self.tenant_id, at) | {"content_key": key}).returning(Job)
@@ -57,9 +57,9 @@ class Datasets:
             return job, False
         return self.session.scalars(self._visible().where(Job.content_key == key)).one(), True
 
-    def made_of(self, upload_id: str, title: str, file_format: Format, conversion: ConversionSpec) -> Job | None:
-        """What the same registration made before; the upload need not be there any more."""
-        key = content_key(upload_id, title, file_format, conversion)
+    def made_of(self, files: str, title: str, file_format: Format, conversion: ConversionSpec) -> Job | None:
+        """What the same registration made before; the files need not be there any more."""
+        key = content_key(files, title, file_format, conversion)
         return self.session.scalar(self._visible().where(Job.content_key == key))
 
     def get(self, dataset_id: str) -> Job:
@@ -144,9 +144,12 @@ class Datasets:
         return sa.select(Job).where(Job.tenant_id == self.tenant_id, Job.kind == "ingest", Job.deleted_at.is_(None))
 
 
-def content_key(upload_id: str, title: str, file_format: Format, conversion: ConversionSpec) -> str:
-    """What one registration of a data set has in common with its repetitions, and with nothing else."""
-    made = {"upload": upload_id, "title": title, "format": file_format, "conversion": conversion.model_dump(mode="json")}
+def content_key(files: str, title: str, file_format: Format, conversion: ConversionSpec) -> str:
+    """What one registration of a data set has in common with its repetitions, and with nothing else.
+
+    `files` is the id of an upload, or a URI.
+    """
+    made = {"files": files, "title": title, "format": file_format, "conversion": conversion.model_dump(mode="json")}
     return f"ingest-{digest(made)}"
 
 

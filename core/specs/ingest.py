@@ -130,11 +130,16 @@ class IngestSpec(RunOptions):
     dataset_id: str
     title: str
     """The user's name for it."""
-    upload_id: str
+    upload_id: str = ""
+    """The upload that holds the files; empty where they lie in a store."""
+
+    store_uri: str = ""
+    """Where the files lie; empty where they were uploaded."""
+
     filename: str
-    size_bytes: int
-    sha256: str
-    """Of the whole file, in hex, as the client stated it."""
+    size_bytes: int = 0
+    sha256: str = ""
+    """Of the whole file, in hex, as the client stated it; empty where it was not uploaded."""
     format: Format
     conversion: ConversionSpec = ConversionSpec()
 

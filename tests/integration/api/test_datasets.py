@@ -21,6 +21,7 @@ from core.jobs.datasets import Datasets
 from core.jobs.ids import new_id
 from core.jobs.leases import Lease, StoredFile
 from core.jobs.models import DEFAULT_TENANT
+from core.settings import Settings
 from core.specs.ingest import IngestSpec, IngestSummary
 from core.specs.job import DataOptions, parse_job_spec
 from tests.fixtures import jobs
@@ -33,6 +34,12 @@ PNG = base64.b64encode(b"a picture").decode()
 SAMPLES = [
     {"split": split, "label": label, "png": PNG} for split in ("train", "test") for label in range(2) for _ in range(3)
 ]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """An installation that lets users name files of one bucket."""
+    return settings.model_copy(update={"source_prefixes": "s3://mine"})
 
 
 def uploaded(http: httpx.Client, body: bytes = octets(100), **headers: str) -> str:
@@ -96,7 +103,7 @@ def body_of(dataset: dict[str, Any]) -> dict[str, Any]:
 class TestRegister:
     @pytest.mark.parametrize(("change", "pointer"), [
         ({"format": "rar"}, "/format"), ({"name": ""}, "/name"), ({"name": "a\nb"}, "/name"), ({"nane": "x"}, "/nane"),
-        ({"conversion": {"size": 300}}, "/conversion/size"), ({"source": {}}, "/source/upload_id"),
+        ({"conversion": {"size": 300}}, "/conversion/size"), ({"conversion": {"size": 7}}, "/conversion/size"),
         ({"conversion": {"test_fraction": 0.9}}, "/conversion/test_fraction"),
     ])
     def test_a_wrong_field_is_named(self, api: Api, change: dict[str, Any], pointer: str) -> None:
@@ -128,6 +135,29 @@ class TestRegister:
         assert "idempotent-replayed" not in first.headers
         assert again.headers["idempotent-replayed"] == "true"
         assert len(api.http.get("/v1/jobs").json()["data"]) == 2
+
+    @pytest.mark.parametrize("uri", [
+        "s3://other/shoes.zip", "s3://mine-too/shoes.zip", "s3://mine/../other/shoes.zip", "s3://mine/a/%2e%2e/shoes.zip",
+        "s3://mine/shoes.zip?versionId=1", "s3://mine//shoes.zip", "http://169.254.169.254/latest", "file:///etc/passwd", "x",
+    ])
+    def test_a_store_is_read_below_allowed_prefixes_only(self, api: Api, uri: str) -> None:
+        answer = api.http.post("/v1/datasets", json=request_of("", source={"store_uri": uri}))
+        found = problem(answer, 403, "store_uri_not_allowed")
+        assert "passwd" not in found["detail"]
+        assert api.http.get("/v1/jobs").json()["data"] == []
+
+    def test_a_file_of_an_allowed_store_is_registered(self, api: Api) -> None:
+        body = request_of("", source={"store_uri": "s3://mine/a/shoes.zip"})
+        answers = [api.http.post("/v1/datasets", json=body) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [202, 202]
+        assert answers[0].json()["id"] == answers[1].json()["id"]
+        (job,) = api.http.get("/v1/jobs").json()["data"]
+        assert (job["spec"]["store_uri"], job["spec"]["filename"]) == ("s3://mine/a/shoes.zip", "shoes.zip")
+
+    def test_files_are_in_one_place(self, api: Api) -> None:
+        for source in ({}, {"upload_id": new_id("up"), "store_uri": "s3://mine/a.zip"}):
+            found = problem(api.http.post("/v1/datasets", json=request_of("", source=source)), 422, "validation_failed")
+            assert found["errors"][0]["pointer"] == "/source"
 
     def test_ten_at_once_make_one(self, api: Api) -> None:
         upload_id = uploaded(api.http)
