@@ -170,7 +170,8 @@ class Problem(BaseModel):
 
 DESCRIPTIONS: dict[int, str] = {
     400: "The request cannot be read, or a cursor is invalid", 403: "It is not allowed",
-    404: "No such object", 409: "The state forbids it", 408: "The body came too slowly", 410: "It has expired", 411: "The body needs a Content-Length",
+    404: "No such object", 408: "The body came too slowly", 409: "The state forbids it", 410: "It has expired",
+    411: "The body needs a Content-Length",
     412: "A precondition does not hold", 413: "The body is too large", 415: "The body must be application/json",
     416: "The range is not satisfiable", 422: "A rule is broken; `errors` names each field", 429: "A quota is used up",
     502: "The stored bytes are damaged", 503: "A server behind this one is away; try again",
