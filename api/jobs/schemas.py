@@ -153,6 +153,7 @@ class JobValidation(BaseModel):
     spec: DistillationSpec | ProbeSpec
     budget: Budget | None = Field(description="Null where nothing is distilled.")
     estimate: Estimate | None = Field(description="Null where nothing is distilled.")
+    warnings: list[str] = Field(default=[], description="What the job would say before it begins, such as numbers from afar.")
 
 
 class CancelRequest(BaseModel):

@@ -26,6 +26,7 @@ from core.jobs.states import State
 from core.settings import Settings
 from core.specs.base import digest
 from core.specs.dataset import DatasetSpec
+from core.specs.defaults import warning_of
 from core.specs.estimate import estimate
 from core.specs.job import (
     REQUESTS,
@@ -95,7 +96,10 @@ def validation(resources: Resources, tenant: str, spec: RequestedSpec) -> JobVal
     if isinstance(spec, ProbeSpec):
         return JobValidation(spec=spec, budget=None, estimate=None)
     info = known_info(resources.database, tenant, spec.dataset)
-    return JobValidation(spec=spec, budget=budget_of(spec, info), estimate=estimate(spec, info))
+    far = warning_of(spec.recipe, info, spec.ipc) if spec.recipe else ""
+    return JobValidation(
+        spec=spec, budget=budget_of(spec, info), estimate=estimate(spec, info), warnings=[far] if far else []
+    )
 
 
 def checked_key(key: str | None) -> str | None:

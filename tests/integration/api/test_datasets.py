@@ -267,6 +267,7 @@ class TestDistil:
         assert job["spec"]["defaults_from"] == "cifar10 ipc 1"
         checked = api.http.post("/v1/jobs", params={"validate_only": "true"}, json=body_of(dataset)).json()
         assert checked["budget"]["real_images"] == 140
+        assert "images of 32 px (here 8)" in checked["warnings"][0]
         too_many = problem(api.http.post("/v1/jobs", json=body_of(dataset) | {"ipc": 61}), 422, "validation_failed")
         assert "/ipc" in [error["pointer"] for error in too_many["errors"]]
 
