@@ -62,6 +62,12 @@ class UnknownHostError(DistillError):
     code = "unknown_host"
 
 
+class ServiceStoppingError(InfrastructureError):
+    """The process goes before the request is done."""
+
+    code = "service_stopping"
+
+
 class UnsupportedMediaTypeError(DistillError):
     code = "unsupported_media_type"
 
@@ -136,6 +142,7 @@ STATUSES: dict[type[DistillError], Kind] = {
     ),
     StoreUnavailableError: Kind(503, "The object store is away", "the object store cannot be reached at the moment"),
     DatabaseUnavailableError: Kind(503, "The database is away", "the database cannot be reached at the moment"),
+    ServiceStoppingError: Kind(503, "The service is stopping", "this process of the service ends; send the request again"),
     InfrastructureError: Kind(503, "A server is away", "a server behind this one cannot be reached at the moment"),
     DistillError: Kind(500, "Internal error", "the request could not be handled; the log has the reason under `instance`"),
 }

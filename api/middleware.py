@@ -5,6 +5,7 @@ Plain ASGI classes: Starlette's `BaseHTTPMiddleware` would run each request in a
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import BodyTooLargeError, UnknownHostError, distill_problem, internal_problem
+from api.errors import BodyTooLargeError, ServiceStoppingError, UnknownHostError, distill_problem, internal_problem
 from api.monitoring import Monitoring
 from core.jobs.ids import new_id
 from core.uploads.parts import MAX_PART_BYTES
@@ -58,6 +59,10 @@ class RequestContext:
                 await self.app(scope, receive, send_named)
             except ClientDisconnect:
                 status = status or 499
+            except asyncio.CancelledError:  # by the server, which stops and has no more patience
+                if not status:
+                    await distill_problem(Request(scope), ServiceStoppingError("stopping"))(scope, receive, send_named)
+                raise
             except Exception:
                 log.exception("request_crashed", method=scope["method"], path=scope["path"])
                 if status:  # the answer has begun: cutting the connection is the only way left to say so

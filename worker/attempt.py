@@ -28,7 +28,7 @@ from core.specs.job import DistillationSpec, EvaluationJobSpec, NeededSpec, Prob
 from core.specs.report import EvaluatedUnits, ExitCode, JobFile
 from core.specs.requirements import evaluation_jobs, required_experts
 from core.store import references
-from core.store.objects import Objects, remove_tree
+from core.store.objects import Objects
 from core.uploads.models import UploadPart
 from core.uploads.repository import parts_of
 from worker import sandbox
@@ -102,7 +102,7 @@ class Attempt:
             self._keeper.close()
             self._collector.close()
             if self.survivor is None:
-                remove_tree(self._folder)
+                self._host.discard(self._folder)
 
     def _count_rejection(self, op: str) -> None:
         try:
@@ -205,12 +205,19 @@ class Attempt:
         """Let a locked-down child make a data set of a user's files."""
         target = self._folder / UPLOAD_FILE
         if spec.store_uri:
-            unless_unwanted(lambda: references.fetch(spec.store_uri, self._settings, target), self._is_unwanted)
+            unwanted = self._is_unwanted
+            unless_unwanted(lambda: references.fetch(spec.store_uri, self._settings, target, unwanted), unwanted)
         else:
             parts = self._settlement.patiently(lambda: self._find_parts(spec))
             unless_unwanted(lambda: fetch_upload(self._store, spec, parts, target), self._is_unwanted)
         self._write_job_file()
-        return self._watch(sandbox.MODULE, [str(self._folder)])
+        conclusion = self._watch(sandbox.MODULE, [str(self._folder)])
+        if conclusion.verdict is not Verdict.COMMIT:
+            return conclusion
+        why = sandbox.doubts(self._folder, spec, self._collector.artifacts, self._collector.summary)
+        if why:
+            return Conclusion(Verdict.FAIL, "internal", f"the process that read the files is not believed: {why}")
+        return conclusion
 
     def _find_parts(self, spec: IngestSpec) -> Sequence[UploadPart]:
         with self._database.read() as session:
@@ -296,6 +303,9 @@ class Attempt:
 
     def _take_lines(self, child: Child) -> None:
         for line in child.lines():
+            if isinstance(self.spec, IngestSpec) and not sandbox.may_say(line):
+                log.warning("line_refused", type=line.type)
+                continue
             self._collector.take(line)
 
     def _flush(self) -> None:

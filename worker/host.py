@@ -74,6 +74,13 @@ class Host:
         """The folder of one attempt, not made yet."""
         return self._folder / f"{job_id}-{attempt}"
 
+    @staticmethod
+    def discard(folder: Path) -> None:
+        """Remove a job directory. Under another name first: a fetch that nobody waits for any more would put files into it."""
+        with contextlib.suppress(OSError):
+            folder = folder.rename(folder.with_name(f".{folder.name}"))
+        shutil.rmtree(folder, ignore_errors=True)
+
     def self_test_log(self) -> Path:
         """Where the device's self-test writes what it has to say."""
         return self._folder / "self-test.log"

@@ -102,7 +102,8 @@ def _print_made(found: Json, *, as_json: bool) -> None:
         ipc = min(10, *found["train_per_class"])
         out.print(f"distil it with: distill submit --dataset {found['id']} --ipc {ipc} --recipe dm --scale small --watch")
     else:
-        err.print("error: the files were refused")
+        what = {"rejected": "the files were refused", "cancelled": "reading the files was cancelled"}
+        err.print(f"error: {what.get(found['state'], 'the files could not be read')}")
         for problem in found["problems"]:
             err.print(f"  {problem['member'] + ': ' if problem.get('member') else ''}{problem['message']} ({problem['code']})")
     raise typer.Exit(0 if found["state"] == "ready" else 1)

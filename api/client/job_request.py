@@ -49,6 +49,8 @@ def retry_request(given: Mapping[str, Any], assignments: Sequence[str]) -> Json:
 
 def _apply(request: Json, given: Mapping[str, Any], assignments: Sequence[str]) -> None:
     used = [(path, value) for path, value in given.items() if value is not None]
+    if any(path in {"dataset.name", "dataset.id"} for path, _ in used) and isinstance(request.get("dataset"), dict):
+        request["dataset"] = {key: value for key, value in request["dataset"].items() if key not in {"name", "id"}}
     for path, value in used + [_assignment(text) for text in assignments]:
         _put(request, path, value)
 

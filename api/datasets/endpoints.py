@@ -56,7 +56,7 @@ def list_datasets(
     "", status_code=202, response_model=DatasetView,
     responses={
         202: {"description": "A job reads the files", "headers": _REGISTERED},
-        **problems(400, 403, 404, 409, 413, 415, 422, 503),
+        **problems(400, 403, 404, 409, 413, 415, 422, 429, 503),
     },
     openapi_extra=_BODY,
 )

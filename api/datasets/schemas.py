@@ -8,13 +8,15 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from core.catalogue import DatasetInfo
+from core.errors import DatasetRejectedError
 from core.jobs.datasets import summary_of
 from core.jobs.models import Job
 from core.jobs.states import State
 from core.specs.base import Spec
-from core.specs.ingest import ConversionSpec, Format, IngestProblem, SampleView
+from core.specs.ingest import ConversionSpec, Format, IngestProblem, IngestSummary, SampleView
 
-DatasetState = Literal["validating", "ready", "rejected"]
+DatasetState = Literal["validating", "ready", "rejected", "failed", "cancelled"]
+"""`rejected`: the files break a rule; `failed`: they could not be read for another reason, and may be registered again."""
 
 
 class Source(Spec):
@@ -88,7 +90,7 @@ class DatasetView(DatasetFacts):
     title: str
     state: DatasetState
     created_at: datetime | None = Field(default=None, description="Null for a built-in set.")
-    problems: list[IngestProblem] = Field(default=[], description="Why the files were refused.")
+    problems: list[IngestProblem] = Field(default=[], description="Why the files were refused, or could not be read.")
     num_corrupt: int | None = Field(default=None, description="Unreadable images that were left out.")
     num_duplicates: int | None = Field(default=None, description="Images that look like an earlier one.")
     num_leaked: int | None = Field(default=None, description="Test images that look like a training image.")
@@ -122,17 +124,25 @@ def builtin_view(info: DatasetInfo) -> DatasetView:
     )
 
 
+def _state(job: Job, summary: IngestSummary | None) -> DatasetState:
+    if summary is not None:
+        return "ready"
+    if job.state == State.FAILED:
+        return "rejected" if (job.error or {}).get("code") == DatasetRejectedError.code else "failed"
+    return "cancelled" if job.state == State.CANCELLED else "validating"
+
+
 def registered_view(job: Job) -> DatasetView:
     """Show what an ingest job makes, or has made."""
     url, summary, error = f"/v1/datasets/{job.dataset}", summary_of(job), job.error or {}
     problems = error.get("detail", {}).get("problems") or ([error] if error else [])
-    state: DatasetState = "ready" if summary else "rejected" if State(job.state).terminal else "validating"
+    state = _state(job, summary)
     found = {} if summary is None else _facts(summary.info) | summary.model_dump(include={
         "num_corrupt", "num_duplicates", "num_leaked", "notes",
     })
     return DatasetView(
         id=job.dataset, name=None, title=job.spec["title"], state=state, created_at=job.created_at,
-        problems=[IngestProblem.model_validate(each) for each in problems] if state == "rejected" else [], **found,
+        problems=[IngestProblem.model_validate(each) for each in problems] if state in {"rejected", "failed"} else [], **found,
         links=DatasetLinks(
             self=url, job=f"/v1/jobs/{job.id}", preview=f"{url}/preview" if summary else None,
             inspect=f"{url}/inspect" if summary else None,

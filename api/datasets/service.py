@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from api.datasets.schemas import DatasetRequest, DatasetView, Sample, Source, builtin_view, registered_view
 from api.deps import Resources
 from core.catalogue import CATALOGUE, DatasetInfo, dataset_info
-from core.errors import ArtifactCorruptError, InvalidCursorError, NotFoundError, UnknownDatasetError
+from core.errors import ArtifactCorruptError, InvalidCursorError, NotFoundError, QuotaExceededError, UnknownDatasetError
 from core.jobs.database import Database
 from core.jobs.datasets import Datasets, info_of
 from core.jobs.ids import is_id, new_id
@@ -21,6 +21,7 @@ from core.specs.dataset import DatasetSpec
 from core.specs.ingest import IngestSpec, SampleView
 from core.specs.run_options import PRIORITIES
 from core.store.references import allowed_prefixes, reference_of
+from core.uploads import quota
 from core.uploads.repository import Uploads
 
 _SAMPLES: TypeAdapter[list[SampleView]] = TypeAdapter(list[SampleView])
@@ -57,21 +58,24 @@ def register(resources: Resources, tenant: str, request: DatasetRequest) -> tupl
         NotFoundError: there is no such upload.
         ConflictError: the upload is not complete.
         StoreUriNotAllowedError: this installation does not read from there.
+        QuotaExceededError: the tenant has too much in the store, or too many data sets that are being read.
     """
     settings, source = resources.settings, request.source
     if source.store_uri:
         reference_of(source.store_uri, allowed_prefixes(settings))
     with resources.database.write() as session:
-        before = Datasets(session, tenant).made_of(
-            source.upload_id or source.store_uri, request.name, request.format, request.conversion
-        )
-        if before is not None:
+        datasets = Datasets(session, tenant)
+        before = datasets.made_of(source.upload_id, request.name, request.format, request.conversion)
+        if before is not None and source.upload_id:
             return registered_view(before), True
+        quota.require_room(session, tenant, 0, settings)
+        if datasets.num_being_read() >= settings.max_open_uploads:
+            raise QuotaExceededError(f"{settings.max_open_uploads} data sets are being read already: wait until one is ready")
         spec = IngestSpec(
             dataset_id=new_id("ds"), title=request.name, format=request.format, conversion=request.conversion,
             timeout_seconds=2 * settings.ingest_limits.max_cpu_seconds, **_files_of(session, tenant, source),
         )
-        job, known = Datasets(session, tenant).create(spec)
+        job, known = datasets.create(spec)
         view, ticket = registered_view(job), _ticket(job)
     if not known:
         resources.sender.send(ticket)

@@ -11,6 +11,7 @@ Shapes: N images, C channels, H W pixels, D = C H W.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -144,15 +145,18 @@ def _kept_whitening(images: Tensor, epsilon: float, file: Path) -> Whitening:
     if file.is_file():
         try:
             return Whitening(images, epsilon, load_file(file))
-        except (SafetensorError, KeyError) as error:  # a disk that was full, or lost power
+        except (SafetensorError, KeyError, OSError) as error:  # a disk that was full, or lost power
             log.warning("%s is damaged and made anew: %s", file.name, error)
     made = Whitening(images, epsilon)
     temporary = file.with_name(f".{file.name}.{uuid4().hex}")
     try:
         save_file({name: array.cpu() for name, array in made.arrays.items()}, temporary)
         temporary.rename(file)  # of two jobs at once either may win: they have fitted the same
+    except OSError as error:  # the fit is in hand
+        log.warning("%s is not kept: %s", file.name, error)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return made
 
 

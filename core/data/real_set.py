@@ -80,6 +80,8 @@ class RealSet:
             "preprocessing": self.preprocessing.model_dump(mode="json"), "digest": self.digest,
             "held_out": (held_out_fraction, seed) if held_out_fraction else None, "device": self.device.type,
             "threads": torch.get_num_threads(), "torch": torch.__version__,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "model": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "",
         }
         return f"{self.preprocessing.kind}-{digest(made)[:32]}.safetensors"
 

@@ -29,6 +29,9 @@ from core.specs.ingest import ConversionSpec, IngestLimits
 _WRITE_BYTES = 4 << 20
 _AHEAD = 4
 """Images that are decoded ahead, for each thread."""
+_MAX_THREADS = 8
+_MAX_PIXELS = 64_000_000
+"""Of the images that wait to be decoded, or are being decoded: memory is limited, however many cores there are."""
 _APART_PIXELS = 64 * 64
 """Smaller images are decoded in less time than it takes to hand them to another thread."""
 
@@ -123,7 +126,9 @@ _Tried = NDArray[np.uint8] | Corrupt
 
 def _images(reader: Reader, target: Target, hooks: Hooks, threads: int) -> Iterator[_Tried]:
     """Every image in order. Encoded ones are decoded by several threads: Pillow lets the others run meanwhile."""
-    waiting: deque[Future[_Tried] | _Tried] = deque()
+    threads = min(threads, _MAX_THREADS)
+    waiting: deque[tuple[Future[_Tried] | _Tried, int]] = deque()
+    held = 0
     with ThreadPoolExecutor(threads) as pool:
         try:
             for sample in reader.samples():
@@ -131,11 +136,15 @@ def _images(reader: Reader, target: Target, hooks: Hooks, threads: int) -> Itera
                     raise Stopped
                 size = sample.size
                 apart = threads > 1 and isinstance(sample.decode, Encoded) and size.height * size.width >= _APART_PIXELS
-                waiting.append(pool.submit(_tried, sample, target) if apart else _tried(sample, target))
-                if len(waiting) > _AHEAD * threads:
-                    yield _result(waiting.popleft())
+                pixels = size.height * size.width if apart else 0
+                waiting.append((pool.submit(_tried, sample, target) if apart else _tried(sample, target), pixels))
+                held += pixels
+                while len(waiting) > _AHEAD * threads or (held > _MAX_PIXELS and waiting):
+                    one, pixels = waiting.popleft()
+                    held -= pixels
+                    yield _result(one)
             while waiting:
-                yield _result(waiting.popleft())
+                yield _result(waiting.popleft()[0])
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -5,6 +5,7 @@ A file in a tar is read into memory, because parquet is read from its end; nothi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +17,7 @@ from core.ingest.samples import Refused, Sample, Split
 from core.specs.ingest import ConversionSpec, IngestLimits
 
 SUFFIX = ".parquet"
+_BEGINNING = re.compile(r"(train|test|val|valid|validation)(?=[-_.]|$)")
 MAX_PART_BYTES = 1 << 30
 """Of a file in a tar."""
 
@@ -58,8 +60,8 @@ class ParquetReader:
         validation: list[str] = []
         seen: set[str] = set()
         for member, source in self._sources():
-            split = _split_of(member)
-            if PurePosixPath(member).name.lower().startswith("val"):
+            word, split = _split_of(member)
+            if word.startswith("val"):
                 validation.append(f"{member!r} belongs to the test split.")
             with ParquetRows(source, member, self._conversion, self._limits) as file:
                 if file.class_names != self._stated:
@@ -91,7 +93,17 @@ class ParquetReader:
                 self._side_files.leave_out(member.name, (SUFFIX,))
 
 
-def _split_of(member: str) -> Split:
-    """What the beginning of a file's name says; empty: nothing."""
-    name = PurePosixPath(member).name.lower()
-    return next((split for beginning, split in SPLITS.items() if name.startswith(beginning)), "")
+def _split_of(member: str) -> tuple[str, Split]:
+    """The word by which a folder, or the beginning of the file's name, says a split, and the split; empty: nothing does.
+
+    Raises:
+        Refused: two of them say different splits.
+    """
+    if not member:
+        return "", ""
+    *folders, name = PurePosixPath(member.lower()).parts
+    beginning = _BEGINNING.match(name)
+    words = [word for word in (*folders, beginning[1] if beginning else "") if word in SPLITS]
+    if len({SPLITS[word] for word in words}) > 1:
+        raise Refused("mixed_splits", "the file and its folders name different splits", member)
+    return (words[-1], SPLITS[words[-1]]) if words else ("", "")

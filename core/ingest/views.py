@@ -22,7 +22,7 @@ from core.specs.ingest import SampleView
 PER_CLASS = 16
 """Images of each class and split in `samples.json`."""
 MAX_VIEWS = 4000
-MAX_VIEW_BYTES = 48 << 20
+MAX_VIEW_BYTES = 8 << 20
 """Pixels of all views together: large images get fewer."""
 
 _COLUMNS, _ROWS = 10, 20

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core.catalogue import DatasetInfo
-from core.errors import DatasetNotReadyError, InvalidCursorError, NotFoundError, UnknownDatasetError
+from core.errors import DatasetNotReadyError, DatasetRejectedError, InvalidCursorError, NotFoundError, UnknownDatasetError
 from core.jobs import events
 from core.jobs.creation import columns
 from core.jobs.database import insert_into, now
@@ -45,22 +45,31 @@ class Datasets:
         """Register a data set: insert the job that reads its files.
 
         Returns:
-            The job, and whether it was there: the same files, read the same way and under the same name, are one data set.
+            The job, and whether it was there: the same upload, read the same way and under the same name, is one data set. What
+            lies in a store may be another file by now.
         """
-        at, key = now(self.session), content_key(spec.upload_id or spec.store_uri, spec.title, spec.format, spec.conversion)
+        at, key = now(self.session), content_key(spec.upload_id, spec.title, spec.format, spec.conversion)
         insert = insert_into(self.session, Job).on_conflict_do_nothing(index_elements=["tenant_id", "content_key"])
-        job = self.session.scalar(
-            insert.values(columns(spec, self.tenant_id, at) | {"content_key": key}).returning(Job)
-        )
-        if job is not None:
-            events.append(self.session, job, [events.state_event(State.QUEUED, "the data set was registered")], at)
-            return job, False
-        return self.session.scalars(self._visible().where(Job.content_key == key)).one(), True
+        values = columns(spec, self.tenant_id, at) | {"content_key": key if spec.upload_id else None}
+        while True:  # again only where the job that was there failed, or was deleted, between the two statements
+            job = self.session.scalar(insert.values(values).returning(Job))
+            if job is not None:
+                events.append(self.session, job, [events.state_event(State.QUEUED, "the data set was registered")], at)
+                return job, False
+            if (before := self._with_key(key)) is not None:
+                return before, True
 
-    def made_of(self, files: str, title: str, file_format: Format, conversion: ConversionSpec) -> Job | None:
-        """What the same registration made before; the files need not be there any more."""
-        key = content_key(files, title, file_format, conversion)
+    def made_of(self, upload_id: str, title: str, file_format: Format, conversion: ConversionSpec) -> Job | None:
+        """What the same registration made before; the upload need not be there any more."""
+        return self._with_key(content_key(upload_id, title, file_format, conversion))
+
+    def _with_key(self, key: str) -> Job | None:
         return self.session.scalar(self._visible().where(Job.content_key == key))
+
+    def num_being_read(self) -> int:
+        """Data sets whose files are still to be read."""
+        waiting = self._visible().where(Job.state.not_in([state for state in State if state.terminal]))
+        return self.session.scalar(sa.select(sa.func.count()).select_from(waiting.subquery())) or 0
 
     def get(self, dataset_id: str) -> Job:
         """The job that makes, or has made, a data set.
@@ -144,12 +153,9 @@ class Datasets:
         return sa.select(Job).where(Job.tenant_id == self.tenant_id, Job.kind == "ingest", Job.deleted_at.is_(None))
 
 
-def content_key(files: str, title: str, file_format: Format, conversion: ConversionSpec) -> str:
-    """What one registration of a data set has in common with its repetitions, and with nothing else.
-
-    `files` is the id of an upload, or a URI.
-    """
-    made = {"files": files, "title": title, "format": file_format, "conversion": conversion.model_dump(mode="json")}
+def content_key(upload_id: str, title: str, file_format: Format, conversion: ConversionSpec) -> str:
+    """What one registration of a data set has in common with its repetitions, and with nothing else."""
+    made = {"upload": upload_id, "title": title, "format": file_format, "conversion": conversion.model_dump(mode="json")}
     return f"ingest-{digest(made)}"
 
 
@@ -171,5 +177,6 @@ def info_of(job: Job) -> DatasetInfo:
         return summary.info
     if State(job.state).terminal:
         why = job.error["message"] if job.error else "reading its files was cancelled"
-        raise DatasetNotReadyError(f"the data set {job.dataset} was rejected: {why}")
+        verdict = "was rejected" if (job.error or {}).get("code") == DatasetRejectedError.code else "could not be made"
+        raise DatasetNotReadyError(f"the data set {job.dataset} {verdict}: {why}")
     raise DatasetNotReadyError(f"the files of the data set {job.dataset} are still being read")

@@ -43,13 +43,14 @@ from safetensors.numpy import load_file  # or safetensors.torch
 
 data = load_file("data.safetensors")
 images, labels = data["images"], data["labels"]{tensor}""",
-        "folder": f"""\
+    }
+    if info.channels in (1, 3):  # torchvision reads every file as RGB
+        forms["folder"] = f"""\
 {load.replace(".numpy", ".torch")}from torchvision import datasets, transforms
 
 {normalise}
 normalise = transforms.Compose([{grey}transforms.ToTensor(), normalise])
-data = datasets.ImageFolder("images", normalise)  # data[0] is (image, label)""",
-    }
+data = datasets.ImageFolder("images", normalise)  # data[0] is (image, label)"""
     if factored:
         forms["factors"] = """\
 from decode_factors import decode

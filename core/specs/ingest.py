@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator
 
 from core.catalogue import DatasetInfo
 from core.specs.base import Spec
@@ -26,8 +26,8 @@ Format = Literal[
   begin with its split, `train/` or `test/`.
 - `npz`, `safetensors`: arrays `train_images` and `train_labels`, optionally `test_images` and `test_labels`; or `images` and
   `labels`. Images (N, H, W), (N, H, W, C) or (N, C, H, W) uint8, or floating-point in [0, 1].
-- `parquet`, `parquet_tar`: rows with `image_column` (encoded bytes, or a struct with `bytes`) and `label_column`; in a tar, the
-  beginning of each file's name is its split.
+- `parquet`, `parquet_tar`: rows with `image_column` (encoded bytes, or a struct with `bytes`) and `label_column`; in a tar,
+  a folder named like a split, or the beginning of the file's name (`train-00000.parquet`), is its split.
 - `audiofolder_*`: as `imagefolder_*` with WAV files, which become 64 x 64 spectrograms of magnitudes.
 """
 
@@ -83,29 +83,29 @@ class IngestLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_members: int = 2_000_000
+    max_members: PositiveInt = 2_000_000
     """Entries of an archive, or images."""
-    max_member_bytes: int = 64 << 20
+    max_member_bytes: PositiveInt = 64 << 20
     """Inflated."""
-    max_inflated_bytes: int = 60 << 30
+    max_inflated_bytes: PositiveInt = 60 << 30
     """All members together."""
-    max_inflation: int = 4
+    max_inflation: PositiveInt = 4
     """All members together, as a multiple of the file. Small files may inflate to `always_inflated_bytes`."""
-    always_inflated_bytes: int = 256 << 20
-    max_member_ratio: int = 200
+    always_inflated_bytes: NonNegativeInt = 256 << 20
+    max_member_ratio: PositiveInt = 200
     """Inflated size of a member, as a multiple of what it takes in the archive. Members up to 1 MiB are not looked at."""
-    max_side: int = 4096
+    max_side: PositiveInt = 4096
     """Pixels."""
-    max_pixels: int = 16_000_000
-    max_classes: int = 1000
-    max_class_name: int = 128
+    max_pixels: PositiveInt = 16_000_000
+    max_classes: PositiveInt = 1000
+    max_class_name: PositiveInt = 128
     """Characters."""
-    max_arrays: int = 16
-    max_canonical_bytes: int = 16 << 30
+    max_arrays: PositiveInt = 16
+    max_canonical_bytes: PositiveInt = 16 << 30
     """The finished data set."""
-    max_memory_bytes: int = 8 << 30
-    max_cpu_seconds: int = 3600
-    max_problems: int = 20
+    max_memory_bytes: PositiveInt = 8 << 30
+    max_cpu_seconds: int = Field(default=3600, ge=1, le=15 * 86_400)
+    max_problems: PositiveInt = 20
     """Refusals that are told of one set of files."""
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from core.errors import InvalidInputError, StoreUriNotAllowedError
+from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+from core.errors import InvalidInputError, StoreUnavailableError, StoreUriNotAllowedError
 from core.settings import Settings
 from core.store.objects import Objects, open_store
 
@@ -32,9 +34,9 @@ def reference_of(uri: str, prefixes: Sequence[str]) -> Reference:
     Raises:
         StoreUriNotAllowedError: no prefix allows it, or it says more than scheme, place and a plain path.
     """
-    parts = urlsplit(uri)
+    plain = uri.isascii() and uri.isprintable() and not any(mark in uri for mark in "?#%\\[]@")
+    parts = urlsplit(uri if plain else "")
     segments = parts.path.split("/")[1:]
-    plain = uri.isprintable() and not any(mark in uri for mark in "?#%\\")
     if not (plain and segments and all(segment not in ("", ".", "..") for segment in segments)):
         raise StoreUriNotAllowedError("a store_uri is scheme://bucket/path/file, without a query, escapes or empty segments")
     if not any(uri.startswith(prefix) for prefix in prefixes):
@@ -46,23 +48,30 @@ def reference_of(uri: str, prefixes: Sequence[str]) -> Reference:
     return Reference(f"{parts.scheme}://{parts.netloc}", "/".join(segments))
 
 
-def fetch(uri: str, settings: Settings, target: Path) -> None:
-    """Copy the object that an allowed URI names to a file.
+def fetch(uri: str, settings: Settings, target: Path, unwanted: Callable[[], bool]) -> None:
+    """Copy the object that an allowed URI names to a file, or as much of it as is wanted.
 
     Raises:
         StoreUriNotAllowedError: this worker does not allow it.
-        InvalidInputError: there is no such object, or it is larger than uploads may be.
+        InvalidInputError: there is no such object, this worker may not read it, or it is larger than uploads may be.
         StoreUnavailableError: the store cannot be reached.
     """
     reference = reference_of(uri, allowed_prefixes(settings))
     store = _opened(reference, settings)
-    size = store.size(reference.key)
+    try:
+        size = store.size(reference.key)
+    except StoreUnavailableError as error:
+        if isinstance(error.__cause__, (PermissionDeniedError, UnauthenticatedError)):
+            raise InvalidInputError(f"this installation may not read {uri}") from error
+        raise
     if not size:
         raise InvalidInputError(f"there is nothing at {uri}")
     if size > settings.max_upload_bytes:
         raise InvalidInputError(f"{uri} has {size} bytes; at most {settings.max_upload_bytes} may be read")
     with target.open("wb") as file:
         for chunk in store.chunks(reference.key, 0, size):
+            if unwanted():
+                return
             file.write(chunk)
 
 

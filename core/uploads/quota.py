@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from core.errors import QuotaExceededError, UploadTooLargeError
-from core.jobs.models import Artifact
+from core.jobs.models import Artifact, Job
 from core.settings import Settings
 from core.uploads import sweeping
 from core.uploads.models import Upload, UploadPart, UploadState
@@ -35,21 +35,31 @@ def reserve(session: Session, tenant_id: str, size_bytes: int, settings: Setting
         raise QuotaExceededError(
             f"{opened} uploads are open, and {settings.max_open_uploads} may be: complete or cancel one first"
         )
+    require_room(session, tenant_id, size_bytes, settings)
+
+
+def require_room(session: Session, tenant_id: str, size_bytes: int, settings: Settings) -> None:
+    """Make sure that the tenant may store so many bytes more.
+
+    Raises:
+        QuotaExceededError: it would have too much in the store.
+    """
     stored = stored_bytes(session, tenant_id)
     if stored + size_bytes > settings.max_stored_bytes:
         raise QuotaExceededError(
-            f"{stored} of {settings.max_stored_bytes} bytes are taken or promised, and this file has {size_bytes}: "
-            "delete jobs or data sets first"
+            f"{stored} of {settings.max_stored_bytes} bytes are taken or promised, and {size_bytes} more are wanted: "
+            "delete jobs or data sets, or cancel uploads, first"
         )
 
 
 def stored_bytes(session: Session, tenant_id: str) -> int:
-    """What a tenant's finished files and uploads take, the parts that are yet to come included."""
+    """What a tenant's finished files and uploads take, the parts that are yet to come included; not what it has deleted."""
+    deleted = sa.select(Job.id).where(Job.tenant_id == tenant_id, Job.deleted_at.is_not(None))
     ended = sa.select(Upload.id).where(Upload.tenant_id == tenant_id, Upload.ended_at.is_not(None))
     return sum((
         _sum(session, Upload.size_bytes, Upload.tenant_id == tenant_id, Upload.ended_at.is_(None)),
         _sum(session, UploadPart.size_bytes, UploadPart.tenant_id == tenant_id, UploadPart.upload_id.in_(ended)),
-        _sum(session, Artifact.size_bytes, Artifact.tenant_id == tenant_id),
+        _sum(session, Artifact.size_bytes, Artifact.tenant_id == tenant_id, Artifact.job_id.not_in(deleted)),
     ))
 
 

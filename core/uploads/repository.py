@@ -27,7 +27,7 @@ from core.errors import (
 from core.jobs.database import now
 from core.jobs.ids import new_id
 from core.settings import Settings
-from core.uploads import quota
+from core.uploads import quota, sweeping
 from core.uploads.models import Upload, UploadPart, UploadState
 from core.uploads.parts import part_bytes_for
 
@@ -261,15 +261,18 @@ class Uploads:
         return upload
 
     def cancel(self, upload_id: str) -> Upload:
-        """Give an open upload up. Repeating changes nothing.
+        """Give an upload up that no job reads. Repeating changes nothing.
 
         Raises:
             NotFoundError: this tenant has no such upload.
-            UploadClosedError: it is complete.
+            UploadClosedError: a job reads it.
             UploadExpiredError: its time is over.
         """
         upload = self.locked(upload_id)
-        if self._require(upload, UploadState.OPEN, UploadState.CANCELLED) is UploadState.OPEN:
+        if self._require(upload, UploadState.OPEN, UploadState.COMPLETE, UploadState.CANCELLED) is not UploadState.CANCELLED:
+            readers = sweeping.states_of_readers(self.session, [upload_id]).get(upload_id, [])
+            if not all(state.terminal for state in readers):
+                raise UploadClosedError("a data set is being made of the upload: cancel the job that reads it first")
             at = now(self.session)
             upload.state = UploadState.CANCELLED
             upload.ended_at = at

@@ -42,11 +42,7 @@ def end_unneeded(session: Session) -> int:
     uploads = session.scalars(complete.with_for_update(), execution_options={"populate_existing": True}).all()
     if not uploads:
         return 0
-    read = Job.spec["upload_id"].as_string()
-    jobs = sa.select(read, Job.state).where(Job.kind == "ingest", read.in_([upload.id for upload in uploads]))
-    readers: dict[str, list[State]] = {}
-    for upload_id, state in session.execute(jobs):
-        readers.setdefault(upload_id, []).append(State(state))
+    readers = states_of_readers(session, [upload.id for upload in uploads])
     at = now(session)
     ended = 0
     for upload in uploads:
@@ -57,6 +53,15 @@ def end_unneeded(session: Session) -> int:
             upload.version += 1
             ended += 1
     return ended
+
+
+def states_of_readers(session: Session, upload_ids: Collection[str]) -> dict[str, list[State]]:
+    """States of the jobs that read some uploads, or have read them, by the upload's id."""
+    read = Job.spec["upload_id"].as_string()
+    readers: dict[str, list[State]] = {}
+    for upload_id, state in session.execute(sa.select(read, Job.state).where(Job.kind == "ingest", read.in_(upload_ids))):
+        readers.setdefault(upload_id, []).append(State(state))
+    return readers
 
 
 def uncollected(session: Session) -> Sequence[str]:

@@ -138,7 +138,8 @@ class TestRegister:
 
     @pytest.mark.parametrize("uri", [
         "s3://other/shoes.zip", "s3://mine-too/shoes.zip", "s3://mine/../other/shoes.zip", "s3://mine/a/%2e%2e/shoes.zip",
-        "s3://mine/shoes.zip?versionId=1", "s3://mine//shoes.zip", "http://169.254.169.254/latest", "file:///etc/passwd", "x",
+        "s3://mine/shoes.zip?versionId=1", "s3://mine//shoes.zip", "s3://[x/y", "s3://mine/\u2100",
+        "http://169.254.169.254/latest", "file:///etc/passwd", "x",
     ])
     def test_a_store_is_read_below_allowed_prefixes_only(self, api: Api, uri: str) -> None:
         answer = api.http.post("/v1/datasets", json=request_of("", source={"store_uri": uri}))
@@ -150,8 +151,8 @@ class TestRegister:
         body = request_of("", source={"store_uri": "s3://mine/a/shoes.zip"})
         answers = [api.http.post("/v1/datasets", json=body) for _ in range(2)]
         assert [answer.status_code for answer in answers] == [202, 202]
-        assert answers[0].json()["id"] == answers[1].json()["id"]
-        (job,) = api.http.get("/v1/jobs").json()["data"]
+        assert answers[0].json()["id"] != answers[1].json()["id"], "it may be another file by now"
+        job, _ = api.http.get("/v1/jobs").json()["data"]
         assert (job["spec"]["store_uri"], job["spec"]["filename"]) == ("s3://mine/a/shoes.zip", "shoes.zip")
 
     def test_files_are_in_one_place(self, api: Api) -> None:
@@ -204,9 +205,25 @@ class TestWhileItIsNotReady:
         upload_id = uploaded(api.http)
         first = api.http.post("/v1/datasets", json=request_of(upload_id)).json()
         api.http.post(f"{first['links']['job']}/cancel")
-        assert api.http.get(f"/v1/datasets/{first['id']}").json()["state"] == "rejected"
+        assert api.http.get(f"/v1/datasets/{first['id']}").json()["state"] == "cancelled"
         second = api.http.post("/v1/datasets", json=request_of(upload_id)).json()
         assert second["id"] != first["id"]
+
+
+    def test_what_is_no_fault_of_the_files_is_not_blamed_on_them(self, api: Api) -> None:
+        dataset = registered(api.http)
+        api.fail(claimed(api, dataset))
+        found = api.http.get(f"/v1/datasets/{dataset['id']}").json()
+        assert (found["state"], found["problems"][0]["code"]) == ("failed", "diverged")
+        text = problem(api.http.post("/v1/jobs", json=body_of(dataset)), 409, "dataset_not_ready")["detail"]
+        assert "could not be made" in text
+
+    def test_so_many_are_read_at_a_time(self, api: Api) -> None:
+        made = [registered(api.http, name=str(number)) for number in range(5)]
+        body = request_of(uploaded(api.http), name="one more")
+        assert "5 data sets" in problem(api.http.post("/v1/datasets", json=body), 429, "quota_exceeded")["detail"]
+        api.http.post(f"{made[0]['links']['job']}/cancel")
+        assert api.http.post("/v1/datasets", json=body).status_code == 202
 
 
 class TestLook:

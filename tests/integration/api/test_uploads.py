@@ -340,8 +340,21 @@ class TestEnds:
         complete(api.http, upload)
         before = stored(api, upload)
         problem(put(api.http, upload, 1, octets(SMALL, seed=1)), 409, "upload_closed")
-        problem(api.http.post(upload["links"]["cancel"]), 409, "upload_closed")
         assert stored(api, upload) == before
+
+    def test_a_complete_upload_is_given_up_unless_it_is_being_read(self, api: Api, small: None) -> None:
+        body = octets(2 * SMALL)
+        upload = begin(api.http, body)
+        send(api.http, upload, body)
+        complete(api.http, upload)
+        request = {"name": "a", "format": "npz", "source": {"upload_id": upload["id"]}}
+        dataset = api.http.post("/v1/datasets", json=request).json()
+        found = problem(api.http.post(upload["links"]["cancel"]), 409, "upload_closed")
+        assert "cancel the job" in found["detail"]
+        api.http.post(f"{dataset['links']['job']}/cancel")
+        assert api.http.post(upload["links"]["cancel"]).json()["state"] == "cancelled"
+        soon(lambda: stored(api, upload) == [])
+        problem(api.http.post("/v1/datasets", json=request), 409, "upload_not_complete")
 
     def test_a_cancelled_upload_gives_its_bytes_back(self, api: Api, small: None) -> None:
         body = octets(2 * SMALL)

@@ -7,12 +7,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from core.catalogue import CATALOGUE
+from core.specs.ingest import SAMPLES_FILE, IngestSpec, IngestSummary
+from core.specs.report import ArtifactLine, CheckpointLine, ProgressLine, UnitsLine
 from tests.fixtures.servers import free_port
 from worker.child import Child
-from worker.sandbox import environment, without_network
+from worker.sandbox import MADE, MAX_SAMPLES_BYTES, doubts, environment, may_say, without_network
 
 pytestmark = pytest.mark.unit
 
@@ -51,3 +55,57 @@ def test_it_ends_with_the_worker_as_every_child_does(tmp_path: Path) -> None:
         child.kill()
         child.close()
     assert child.poll() is not None
+
+
+SPEC = IngestSpec(dataset_id="ds_1", title="Mine", filename="a.zip", format="imagefolder_zip")
+
+
+def made(folder: Path) -> tuple[list[ArtifactLine], dict[str, Any]]:
+    """What an honest child leaves and says."""
+    lines = []
+    for kind, name, file in sorted(MADE):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(b"x")
+        lines.append(ArtifactLine(kind=kind, name=name, file=file, media_type="a/b"))
+    info = CATALOGUE["digits"].model_copy(update={"name": "ds_1", "title": "Mine"})
+    return lines, IngestSummary(info=info, size_bytes=1).model_dump(mode="json")
+
+
+class TestDoubts:
+    def test_an_honest_child_is_believed(self, tmp_path: Path) -> None:
+        assert doubts(tmp_path, SPEC, *made(tmp_path)) == ""
+
+    @pytest.mark.parametrize("file", ["/proc/self/environ", "../secret", "job.json", "out/../job.json"])
+    def test_it_names_no_file_but_its_own(self, tmp_path: Path, file: str) -> None:
+        lines, summary = made(tmp_path)
+        lines[0] = lines[0].model_copy(update={"file": file})
+        assert "other files" in doubts(tmp_path, SPEC, lines, summary)
+        assert "other files" in doubts(tmp_path, SPEC, made(tmp_path)[0][1:], summary)
+
+    def test_it_leaves_no_links(self, tmp_path: Path) -> None:
+        folder = tmp_path / "job"
+        folder.mkdir()
+        lines, summary = made(folder)
+        (tmp_path / "secret").write_text("secret")
+        (folder / "out" / SAMPLES_FILE).unlink()
+        (folder / "out" / SAMPLES_FILE).symlink_to(tmp_path / "secret")
+        assert "plain file" in doubts(folder, SPEC, lines, summary)
+        (folder / "out").rename(tmp_path / "elsewhere")
+        (folder / "out").symlink_to(tmp_path / "elsewhere")
+        assert "plain file" in doubts(folder, SPEC, lines, summary)
+
+    def test_samples_fit_into_the_api(self, tmp_path: Path) -> None:
+        lines, summary = made(tmp_path)
+        with (tmp_path / "out" / SAMPLES_FILE).open("r+b") as file:
+            file.truncate(MAX_SAMPLES_BYTES + 1)
+        assert "too large" in doubts(tmp_path, SPEC, lines, summary)
+
+    def test_the_summary_is_one_of_this_data_set(self, tmp_path: Path) -> None:
+        lines, summary = made(tmp_path)
+        assert "not one" in doubts(tmp_path, SPEC, lines, {"info": {}})
+        assert "another" in doubts(tmp_path, SPEC.model_copy(update={"dataset_id": "ds_2"}), lines, summary)
+
+    def test_it_has_no_checkpoints_and_leaves_nothing_to_others(self) -> None:
+        assert may_say(ProgressLine(phase="preparing", step=1, total_steps=2))
+        assert not may_say(CheckpointLine(step=1, file="/etc/passwd"))
+        assert not may_say(UnitsLine(units=("a",), set_digest="b"))

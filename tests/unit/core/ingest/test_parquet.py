@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from core.ingest import parquet_rows
-from core.ingest.parquet import ParquetReader
-from core.ingest.samples import Corrupt, Reader
+from core.ingest.parquet import ParquetReader, _split_of
+from core.ingest.samples import Corrupt, Reader, Refused
 from core.specs.ingest import ConversionSpec, IngestLimits, IngestProblem
 from tests.unit.core.ingest.mutations import read_all, refusal, survived
 
@@ -278,3 +278,16 @@ class TestTar:
 def test_the_reader_is_one(path: Path) -> None:
     reader: Reader = read(write(path, table()))
     assert reader.class_names == ()
+
+
+@pytest.mark.parametrize(("member", "split"), [
+    ("train-00000-of-00001.parquet", "train"), ("default/test/0000.parquet", "test"), ("validation.parquet", "test"),
+    ("values-0.parquet", ""), ("trained.parquet", ""), ("0000.parquet", ""),
+])
+def test_a_folder_or_the_beginning_of_the_name_is_the_split(member: str, split: str) -> None:
+    assert _split_of(member)[1] == split
+
+
+def test_a_folder_and_a_name_that_disagree_are_refused() -> None:
+    with pytest.raises(Refused, match="different splits"):
+        _split_of("train/test-0.parquet")
