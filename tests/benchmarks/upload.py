@@ -83,9 +83,9 @@ def rate(size: int, seconds: float) -> float:
     return round(size / MIB / seconds, 1)
 
 
-def stored_digest(database_url: str, home: Path, upload_id: str) -> str:
+def stored_digest(database_url: str, settings: Settings, upload_id: str) -> str:
     """SHA-256 of what a worker would read."""
-    database, store, hasher = Database(database_url), open_store(Settings(home=home)), hashlib.sha256()
+    database, store, hasher = Database(database_url), open_store(settings), hashlib.sha256()
     with database.read() as session:
         parts = parts_of(session, DEFAULT_TENANT, upload_id)
     database.dispose()
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flushed = timed(["dd", f"if={path}", f"of={copy}", "bs=8M", "conv=fsync"], copy)
         with sqlite() as database_url, api(database_url, folder) as (url, pid):
             upload_id, uploaded = with_upload(url, pid, path, options.parallel)
-            digest = stored_digest(database_url, folder / "home", upload_id)
+            digest = stored_digest(database_url, Settings(home=folder / "home"), upload_id)
         with path.open("rb") as file:
             same = digest == hashlib.file_digest(file, "sha256").hexdigest()
     finally:

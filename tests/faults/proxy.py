@@ -91,7 +91,6 @@ class _Link:
     def close(self) -> None:
         """Reset both sides."""
         self.open = False
-        self._answers.set()
         for end in (self._client, self._server):
             with contextlib.suppress(OSError):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -99,6 +98,7 @@ class _Link:
                 end.shutdown(socket.SHUT_RDWR)
             with contextlib.suppress(OSError):
                 end.close()
+        self._answers.set()  # last: an answer that was kept back must find nobody
 
     def _up(self) -> None:
         while data := self._proxy.read(self._client):

@@ -88,11 +88,16 @@ def there(stand: Stand, upload: Json) -> set[int]:
     return {int(part["n"]) for part in found["parts"]}
 
 
+def state(stand: Stand, upload: Json) -> str:
+    """What a client is told."""
+    return str(stand.http.get(f"/v1/uploads/{upload['id']}").json()["state"])
+
+
 def rows(stand: Stand, upload: Json) -> dict[int, str]:
     """Keys of the parts by their numbers."""
     query = sa.select(UploadPart.number, UploadPart.key).where(UploadPart.upload_id == upload["id"])
     with stand.database.read() as session:
-        return {number: key for number, key in session.execute(query)}
+        return {row.number: row.key for row in session.execute(query)}
 
 
 def objects(stand: Stand, upload: Json) -> set[str]:
@@ -139,6 +144,12 @@ def register(stand: Stand, upload: Json, name: str = "mine") -> httpx.Response:
     return stand.http.post("/v1/datasets", json=body)
 
 
+def listed(stand: Stand) -> list[Json]:
+    """The data sets that were registered."""
+    found: list[Json] = stand.http.get("/v1/datasets", params={"source": "upload"}).json()["data"]
+    return found
+
+
 def job_of(dataset: Json) -> str:
     """The job that reads the files."""
     return str(dataset["links"]["job"]).rpartition("/")[2]
@@ -149,8 +160,7 @@ def is_ready(stand: Stand, dataset: Json, digest: str, *, attempts: int | None =
     job = stand.succeeded(job_of(dataset), attempts=attempts)
     found: Json = stand.http.get(f"/v1/datasets/{dataset['id']}").json()
     assert (found["state"], found["digest"], found["problems"]) == ("ready", digest, [])
-    listed = stand.http.get("/v1/datasets", params={"source": "upload"}).json()["data"]
-    assert [each["id"] for each in listed] == [dataset["id"]]
+    assert [each["id"] for each in listed(stand)] == [dataset["id"]]
     with stand.database.read() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(Job).where(Job.kind == "ingest")) == 1
     assert stand.swept(job["id"]) == {job["attempt"]}
