@@ -19,7 +19,7 @@ SHORT = frozenset({
     "test_w8_a_zombie", "test_w11_connection_lost_during_the_commit", "test_w12_drain",
     "test_w13_cancel_while_the_child_computes", "test_d3_restart_when_every_lease_looks_expired",
     "test_o3_down_at_the_end", "test_r2_two_are_running", "test_a5_killed_in_the_middle_of_a_part",
-    "test_a6_killed_while_its_child_reads",
+    "test_a6_killed_while_its_child_reads", "test_a_job_survives_the_launcher_being_killed",
 })
 """What `-m "not long"` keeps: one row of each kind, so few that they fit into minutes."""
 
