@@ -14,7 +14,6 @@ from typing import TypeVar, cast
 from uuid import uuid4
 
 import structlog
-from core.uploads.models import UploadPart
 
 from core.errors import ArtifactCorruptError, InvalidInputError
 from core.jobs import dependencies
@@ -23,6 +22,7 @@ from core.jobs.models import Artifact, Checkpoint
 from core.specs.ingest import IngestSpec
 from core.specs.report import CHECKPOINT_FILE, EXPERTS_DIR
 from core.store.objects import Objects, remove_tree
+from core.uploads.models import UploadPart
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
