@@ -5,7 +5,6 @@ A network that is finished survives a restart; one that was being trained starts
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from core.machine import device_name, peak_memory_bytes, versions
 from core.progress import Stopped
 from core.report.manifest import FORMAT, dataset_facts, file_facts
 from core.report.numbers import write_json
+from core.shared_files import flush
 from core.specs.experts import PoolSpec
 from core.specs.job import ExpertsSpec
 from core.specs.report import ArtifactLine, ResultLine
@@ -138,6 +138,5 @@ def _write(pool: Pool, spec: PoolSpec, path: Path) -> None:
     """A file that appears under its name only when all of it is on the disk."""
     temporary = path.with_suffix(".partial")
     save_pool(pool, spec, temporary)
-    with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
+    flush(temporary)
     temporary.replace(path)

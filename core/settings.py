@@ -97,6 +97,10 @@ class Settings(BaseSettings):
         description="Largest file of expert trajectories that a job may ask for; while it is made, memory holds it once and "
         "the job's folder up to four times.",
     )
+    dataset_cache_bytes: int = Field(
+        default=50 << 30, ge=0,
+        description="What a host keeps of canonical data sets and whitening fits, unless more are being read at once.",
+    )
     source_prefixes: str = Field(
         default="",
         description="Prefixes of store URLs from which data sets may be made, comma separated: s3://bucket/folder/, file:///folder/.",

@@ -8,38 +8,34 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 import structlog
 
-from core.catalogue import DatasetInfo, dataset_info
+from core.catalogue import DatasetInfo
 from core.errors import DatabaseUnavailableError, DeviceFaultError, DistillError, InfrastructureError, StoreUnavailableError
-from core.jobs import dependencies, totals
+from core.jobs import totals
 from core.jobs.database import Database
-from core.jobs.datasets import Datasets
 from core.jobs.leases import Claim, LostLeaseError
-from core.jobs.models import Artifact, Checkpoint
 from core.jobs.states import State
 from core.settings import Settings
 from core.specs.dataset import DatasetSpec
 from core.specs.ingest import UPLOAD_FILE, IngestSpec
 from core.specs.job import DistillationSpec, EvaluationJobSpec, NeededSpec, ProbeSpec, parse_job_spec
-from core.specs.report import EvaluatedUnits, ExitCode, JobFile
+from core.specs.report import ExitCode, JobFile
 from core.specs.requirements import evaluation_jobs, required_experts
-from core.store import references
 from core.store.objects import Objects
-from core.uploads.models import UploadPart
-from core.uploads.repository import parts_of
 from worker import sandbox
 from worker.child import Child, environment
 from worker.collector import Collector
+from worker.dataset_cache import DatasetCache, Held
 from worker.decide import Action, Conclusion, Limits, Stop, Verdict, View, conclude, decide
 from worker.host import Host
-from worker.inputs import UnwantedError, fetch_checkpoint, fetch_dataset, fetch_pools, fetch_upload, unless_unwanted
+from worker.inputs import UnwantedError, unless_unwanted
 from worker.keeper import Keeper
 from worker.memory import oom_kills
 from worker.settlement import Settlement
+from worker.supply import Supply
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +54,6 @@ class Attempt:
         self, database: Database, store: Objects, settings: Settings, host: Host, claim: Claim, draining: threading.Event
     ) -> None:
         self._database = database
-        self._store = store
         self._settings = settings
         self._host = host
         self._claim = claim
@@ -73,6 +68,8 @@ class Attempt:
         self._settlement = Settlement(
             database, store, settings, claim, self._folder, self._keeper, self._collector, draining
         )
+        self._cache = DatasetCache(settings)
+        self._supply = Supply(database, store, settings, claim, self._folder, self._settlement, self._is_unwanted)
         self.device_fault = ""
         """Why this worker should not take another job before its device is tested; empty when nothing speaks against it."""
         self.survivor: Child | None = None
@@ -121,17 +118,7 @@ class Attempt:
                 return self._watch("core.probe", [str(self._folder)])
             if isinstance(self.spec, IngestSpec):
                 return self._read_upload(self.spec)
-            info = self._info(self.spec.dataset)
-            self._needed = required_experts(self.spec, info.identity)
-            if self._needed and not self._fetch_experts():
-                return Conclusion(Verdict.WAIT)
-            folder = self._host.dataset_dir(f"{info.name}-{info.identity[:16]}")
-            prepared = self._prepare_dataset(self.spec.dataset, info, folder)
-            if prepared.verdict is not Verdict.COMMIT:
-                return prepared
-            self._write_job_file(dataset_dir=str(folder), info=info)
-            conclusion = self._watch("core.run", [str(self._folder)])
-            return self._delegated() if conclusion.verdict is Verdict.WAIT else conclusion
+            return self._run_on(self.spec.dataset)
         except DatabaseUnavailableError:
             raise
         except UnwantedError:
@@ -164,52 +151,36 @@ class Attempt:
     def _is_unwanted(self) -> bool:
         return self._keeper.state is not State.RUNNING or self._draining.is_set()
 
-    def _fetch_experts(self) -> bool:
-        """Bring the pools of networks that the job needs here; False when one has to be trained first."""
-        pools = self._settlement.patiently(self._find_experts)
-        return pools.keys() == self._needed.keys() and unless_unwanted(
-            lambda: fetch_pools(self._database, self._store, pools, self._folder), self._is_unwanted
-        )
+    def _run_on(self, dataset: DatasetSpec) -> Conclusion:
+        """Run a child that reads a data set, which stays on this host until the child ends."""
+        info = self._supply.info(dataset)
+        self._needed = required_experts(self.spec, info.identity)
+        if self._needed and not self._supply.experts(self._needed):
+            return Conclusion(Verdict.WAIT)
+        unless_unwanted(self._cache.remove_leftovers, self._is_unwanted)
+        with self._cache.held(f"{info.name}-{info.identity[:16]}", self._is_unwanted) as held:
+            prepared = self._prepare_dataset(dataset, info, held)
+            if prepared.verdict is not Verdict.COMMIT:
+                return prepared
+            self._write_job_file(dataset_dir=str(held.folder), info=info)
+            conclusion = self._watch("core.run", [str(self._folder)], held)
+        return self._delegated() if conclusion.verdict is Verdict.WAIT else conclusion
 
-    def _find_experts(self) -> dict[str, Artifact]:
-        with self._database.read() as session:
-            return dependencies.finished_pools(session, self._claim.tenant_id, self._needed)
-
-    def _info(self, dataset: DatasetSpec) -> DatasetInfo:
-        """What is known of the data set."""
-        if dataset.name:
-            return dataset_info(dataset.name)
-
-        def read() -> DatasetInfo:
-            with self._database.read() as session:
-                return Datasets(session, self._claim.tenant_id).info(dataset)
-
-        return self._settlement.patiently(read)
-
-    def _prepare_dataset(self, dataset: DatasetSpec, info: DatasetInfo, folder: Path) -> Conclusion:
+    def _prepare_dataset(self, dataset: DatasetSpec, info: DatasetInfo, held: Held) -> Conclusion:
         """Make sure that the canonical form of the data set is on this host."""
-        if not (folder / "manifest.json").is_file():
-            if dataset.name:
-                return self._watch(
-                    "core.data.prepare", [info.name, "--data-root", str(self._settings.data_dir), "--out", str(folder)]
-                )
-            files = self._settlement.patiently(lambda: self._find_canonical(dataset))
-            unless_unwanted(lambda: fetch_dataset(self._store, files, folder), self._is_unwanted)
-        return Conclusion(Verdict.COMMIT)
-
-    def _find_canonical(self, dataset: DatasetSpec) -> Sequence[Artifact]:
-        with self._database.read() as session:
-            return Datasets(session, self._claim.tenant_id).canonical(dataset.id)
+        if not held.is_there and not dataset.name:
+            self._supply.dataset(dataset, held, self._cache)
+            return Conclusion(Verdict.COMMIT)
+        needed_bytes = 0 if held.is_there else info.canonical_bytes
+        unless_unwanted(lambda: self._cache.make_room(needed_bytes), self._is_unwanted)
+        if held.is_there:
+            return Conclusion(Verdict.COMMIT)
+        arguments = [info.name, "--data-root", str(self._settings.data_dir), "--out", str(held.folder)]
+        return self._watch("core.data.prepare", arguments, held)
 
     def _read_upload(self, spec: IngestSpec) -> Conclusion:
         """Let a locked-down child make a data set of a user's files."""
-        target = self._folder / UPLOAD_FILE
-        if spec.store_uri:
-            unwanted = self._is_unwanted
-            unless_unwanted(lambda: references.fetch(spec.store_uri, self._settings, target, unwanted), unwanted)
-        else:
-            parts = self._settlement.patiently(lambda: self._find_parts(spec))
-            unless_unwanted(lambda: fetch_upload(self._store, spec, parts, target), self._is_unwanted)
+        self._supply.upload(spec, self._folder / UPLOAD_FILE)
         self._write_job_file()
         conclusion = self._watch(sandbox.MODULE, [str(self._folder)])
         if conclusion.verdict is not Verdict.COMMIT:
@@ -219,33 +190,20 @@ class Attempt:
             return Conclusion(Verdict.FAIL, "internal", f"the process that read the files is not believed: {why}")
         return conclusion
 
-    def _find_parts(self, spec: IngestSpec) -> Sequence[UploadPart]:
-        with self._database.read() as session:
-            return parts_of(session, self._claim.tenant_id, spec.upload_id)
-
-    def _find_what_others_made(self) -> tuple[list[Checkpoint], list[EvaluatedUnits]]:
-        """Where to go on, the best first, and what other jobs have evaluated meanwhile."""
-        job_id, found = self._claim.lease.job_id, [self._claim.checkpoint]
-        with self._database.read() as session:
-            if isinstance(self.spec, EvaluationJobSpec):
-                found.append(dependencies.checkpoint_of_parent(session, job_id))
-            return [each for each in found if each is not None], dependencies.evaluated(session, job_id)
-
     def _write_job_file(self, *, dataset_dir: str = "", info: DatasetInfo | None = None) -> None:
-        checkpoints, evaluated = self._settlement.patiently(self._find_what_others_made)
+        checkpoint, evaluated = self._supply.progress(of_parent=isinstance(self.spec, EvaluationJobSpec))
         job = JobFile(
             job_id=self._claim.lease.job_id, attempt=self._claim.lease.attempt, spec=self._claim.spec,
             dataset_dir=dataset_dir, dataset=info, limits=self._settings.ingest_limits,
-            checkpoint=unless_unwanted(lambda: fetch_checkpoint(self._store, checkpoints, self._folder), self._is_unwanted),
-            units_per_job=self._settings.evaluation_units, evaluated=tuple(evaluated),
+            checkpoint=checkpoint, units_per_job=self._settings.evaluation_units, evaluated=evaluated,
             threads=self._host.threads, checkpoint_seconds=self._settings.checkpoint_seconds,
             max_trajectory_bytes=self._settings.max_trajectory_bytes,
             code_revision=self._host.code_revision,
         )
         (self._folder / "job.json").write_text(job.model_dump_json())
 
-    def _watch(self, module: str, arguments: list[str]) -> Conclusion:
-        """Run a child to its end, doing what `decide` says on the way."""
+    def _watch(self, module: str, arguments: list[str], held: Held | None = None) -> Conclusion:
+        """Run a child to its end, doing what `decide` says on the way; what is `held` it holds, too."""
         resources = self.spec.resources
         if module == sandbox.MODULE:
             env, within = sandbox.environment(self._folder, threads=self._host.threads), sandbox.without_network()
@@ -259,7 +217,8 @@ class Attempt:
             cancel_grace=self._settings.cancel_grace_seconds, drain=self._settings.drain_seconds,
             unkillable=self._settings.unkillable_seconds,
         )
-        child = Child(module, arguments, env, self._folder / CHILD_LOG, within=within)
+        locks = () if held is None else (held.descriptor,)
+        child = Child(module, arguments, env, self._folder / CHILD_LOG, within=within, locks=locks)
         asked, flushed = 0.0, 0.0
         kills_before = oom_kills()
         try:

@@ -67,13 +67,24 @@ class Child:
     """A running child. Lines are collected by a thread; everything else is called from the supervisor's."""
 
     def __init__(
-        self, module: str, arguments: Sequence[str], env: Mapping[str, str], log_file: Path, *, within: Sequence[str] = ()
+        self, module: str, arguments: Sequence[str], env: Mapping[str, str], log_file: Path, *, within: Sequence[str] = (),
+        locks: Sequence[int] = (),
     ) -> None:
-        """Start it; `within` is a command that becomes the child, for example `unshare --net`."""
+        """Start it.
+
+        Args:
+            module: what is run.
+            arguments: of its command line.
+            env: its whole environment.
+            log_file: what it writes to standard error is appended there.
+            within: a command that becomes the child, for example `unshare --net`.
+            locks: descriptors of locked files, which the child inherits: it holds them also when this process is killed first.
+        """
         with log_file.open("ab") as errors:
             self._process = subprocess.Popen(
                 [*within, sys.executable, "-m", module, *arguments],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=dict(env), start_new_session=True,
+                pass_fds=locks,
             )
         self.log_file = log_file
         self.heard = time.monotonic()

@@ -85,12 +85,6 @@ class Host:
         """Where the device's self-test writes what it has to say."""
         return self._folder / "self-test.log"
 
-    def dataset_dir(self, key: str) -> Path:
-        """Where the canonical form of a data set lies on this host."""
-        parent = self._settings.cache_dir / "datasets"
-        parent.mkdir(parents=True, exist_ok=True)
-        return parent / key
-
     def start_heartbeat(self, database: Database) -> None:
         """Register in `workers` and keep the row fresh from a thread; an operator's wish to drain becomes a SIGTERM."""
         if not without_network():

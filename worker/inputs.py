@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
-from uuid import uuid4
 
 import structlog
 
@@ -19,9 +18,10 @@ from core.errors import ArtifactCorruptError, InvalidInputError
 from core.jobs import dependencies
 from core.jobs.database import Database
 from core.jobs.models import Artifact, Checkpoint
+from core.shared_files import appearing_dataset
 from core.specs.ingest import IngestSpec
 from core.specs.report import CHECKPOINT_FILE, EXPERTS_DIR
-from core.store.objects import Objects, remove_tree
+from core.store.objects import Objects
 from core.uploads.models import UploadPart
 
 log = structlog.get_logger(__name__)
@@ -110,18 +110,9 @@ def fetch_dataset(store: Objects, artifacts: Sequence[Artifact], folder: Path) -
         ArtifactCorruptError: bytes are lost.
         StoreUnavailableError: the store cannot be reached.
     """
-    temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
-    temporary.mkdir()
-    try:
+    with appearing_dataset(folder) as temporary:
         for artifact in artifacts:
             store.fetch(artifact.key, temporary / artifact.name, size_bytes=artifact.size_bytes, sha256=artifact.sha256)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # another process of this host was first
-                raise
-    finally:
-        remove_tree(temporary)
 
 
 def fetch_upload(store: Objects, spec: IngestSpec, parts: Sequence[UploadPart], target: Path) -> None:

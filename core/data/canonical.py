@@ -9,11 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +18,13 @@ from numpy.typing import NDArray
 from core.catalogue import DatasetInfo
 from core.data.sources import RawSplits
 from core.errors import DatasetUnreadableError
+from core.shared_files import appearing_dataset
+from core.specs.report import DATASET_MANIFEST
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-MANIFEST = "manifest.json"
+MANIFEST = DATASET_MANIFEST
 
 
 def _named(splits: RawSplits) -> list[tuple[str, NDArray[Any]]]:
@@ -80,21 +79,12 @@ def write(splits: RawSplits, folder: Path) -> str:
 
     Two processes may write the same set at once: the first rename wins and the other copy is removed.
     """
-    temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
-    temporary.mkdir(parents=True)
-    try:
+    with appearing_dataset(folder) as temporary:
         for field, array in _named(splits):
             np.save(temporary / f"{field}.npy", array, allow_pickle=False)
         value = digest_of(splits)
         (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "digest": value}))
-        try:
-            os.rename(temporary, folder)  # noqa: PTH104 - must fail when the target exists and is not empty
-        except OSError:
-            if not (folder / MANIFEST).is_file():
-                raise
-        return value
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    return value
 
 
 def read(folder: Path) -> tuple[RawSplits, str]:

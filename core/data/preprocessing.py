@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, assert_never
@@ -24,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.catalogue import DatasetInfo
+from core.shared_files import flush, hold
 from core.specs.preprocessing import PreprocessingSpec, StandardiseSpec, ZCASpec
 
 log = logging.getLogger(__name__)
@@ -142,22 +145,40 @@ class Whitening:
 
 def _kept_whitening(images: Tensor, epsilon: float, file: Path) -> Whitening:
     """The fit of another job on the same images, or a new one that the next job finds."""
-    if file.is_file():
-        try:
-            return Whitening(images, epsilon, load_file(file))
-        except (SafetensorError, KeyError, OSError) as error:  # a disk that was full, or lost power
-            log.warning("%s is damaged and made anew: %s", file.name, error)
+    found = _found_whitening(images, epsilon, file)
+    if found is not None:
+        return found
     made = Whitening(images, epsilon)
     temporary = file.with_name(f".{file.name}.{uuid4().hex}")
     try:
         save_file({name: array.cpu() for name, array in made.arrays.items()}, temporary)
+        flush(temporary)
         temporary.rename(file)  # of two jobs at once either may win: they have fitted the same
-    except OSError as error:  # the fit is in hand
+        flush(file.parent)
+    except (SafetensorError, OSError) as error:  # the fit is in hand
         log.warning("%s is not kept: %s", file.name, error)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return made
+
+
+def _found_whitening(images: Tensor, epsilon: float, file: Path) -> Whitening | None:
+    """The fit in a file, which is marked as used now, and held until the fit is gone: its tensors lie in the mapped file."""
+    try:
+        descriptor = hold(file)
+    except OSError:  # it is not there, or is just being removed
+        return None
+    try:
+        found = Whitening(images, epsilon, load_file(file))
+    except (SafetensorError, KeyError, OSError) as error:  # a disk that was full, or lost power
+        os.close(descriptor)
+        log.warning("%s is damaged and made anew: %s", file.name, error)
+        return None
+    weakref.finalize(found, os.close, descriptor)
+    with contextlib.suppress(OSError):
+        os.utime(file)
+    return found
 
 
 def _flat(images: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ only when all of it is on the disk. Another specification or another format numb
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from core.errors import InvalidInputError
 from core.networks.network import Tensors
 from core.progress import Record
+from core.shared_files import flush
 
 FORMAT = 1
 KEEP = 3
@@ -51,14 +51,9 @@ def save(checkpoint: Checkpoint, folder: Path) -> Path:
         "record": checkpoint.record.model_dump_json(),
     }
     save_file({name: tensor.contiguous() for name, tensor in checkpoint.state.items()}, temporary, metadata=header)
-    with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
+    flush(temporary)
     temporary.replace(final)
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    flush(folder)
     for old in sorted(folder.glob("step-*.safetensors"))[:-KEEP]:
         old.unlink()
     return final

@@ -214,5 +214,7 @@ def test_ci_runs_the_same_commands_as_a_developer() -> None:
     lines = script.read_text().splitlines()
     assert os.access(script, os.X_OK)
     assert "set -euo pipefail" in lines
-    assert [line for line in lines if line.startswith("make ")] == ["make test", "make check", "make faults FAULTS='not long'"]
+    assert [line for line in lines if line.startswith("make ")] == [
+        "make test", "make check", "make e2e", "make faults FAULTS='not long'",
+    ]
     subprocess.run(["bash", "-n", str(script)], check=True)

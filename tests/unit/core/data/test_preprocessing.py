@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ import torch
 from safetensors.torch import save_file
 
 from core.catalogue import dataset_info
-from core.data.preprocessing import Standardisation, Whitening
+from core.data.preprocessing import Standardisation, Whitening, preprocessing_of
 from core.data.real_set import RealSet
 from core.distillation.build import build
 from core.distillation.distil import distil
 from core.distillation.parameterizations.space import space_of
 from core.experts import TrainedHere
+from core.shared_files import hold
 from core.specs.preprocessing import StandardiseSpec, ZCASpec
 from core.specs.requirements import pool_key, required_pools
 from tests.unit.core.distillation.real_sets import real_set
@@ -68,6 +71,30 @@ class TestWhitening:
         file.write_bytes(b"cut off")
         assert all(torch.equal(array, first.arrays[name]) for name, array in load().arrays.items())
         assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+    def test_a_fit_is_held_and_marked_as_used_by_whoever_reads_it(self, tmp_path: Path) -> None:
+        """So that a worker that makes room can tell which may go."""
+        images, file = real_set((30, 20), (3, 4, 4)).images, tmp_path / "zca-1.safetensors"
+        info = dataset_info("cifar10")
+        preprocessing_of(ZCASpec(), info, images, file)
+        os.utime(file, (1, 1))
+        os.close(hold(file, alone=True))  # whoever has made it does not read the file
+        found = preprocessing_of(ZCASpec(), info, images, file)
+        assert file.stat().st_mtime > 1
+        with pytest.raises(BlockingIOError):
+            hold(file, alone=True)
+        del found
+        gc.collect()
+        descriptor = hold(file, alone=True)  # as a worker that is just removing it
+        again = preprocessing_of(ZCASpec(), info, images, file)
+        assert isinstance(again, Whitening)
+        os.close(descriptor)
+
+    def test_a_fit_that_cannot_be_kept_is_used_all_the_same(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        images = real_set((30, 20), (3, 4, 4)).images
+        space = preprocessing_of(ZCASpec(), dataset_info("cifar10"), images, tmp_path / "nothing" / "zca-1.safetensors")
+        assert isinstance(space, Whitening)
+        assert "is not kept" in caplog.text
 
     def test_what_varies_much_becomes_white(self, digits: RealSet) -> None:
         space = Whitening(digits.images, 1e-9)
