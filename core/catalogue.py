@@ -72,6 +72,11 @@ class DatasetInfo(BaseModel):
         """C x H x W."""
         return self.channels * self.height * self.width
 
+    @property
+    def canonical_bytes(self) -> int:
+        """Bytes of the canonical arrays: a byte for each value of an image, eight for a label."""
+        return (sum(self.train_per_class) + sum(self.test_per_class)) * (self.scalars_per_image + 8)
+
     def train_per_class_after(self, held_out_fraction: float) -> tuple[int, ...]:
         """Training images per class left after holding out a fraction of each class (rounded down)."""
         return tuple(n - int(n * held_out_fraction) for n in self.train_per_class)
@@ -245,4 +250,5 @@ def dataset_info(name: str) -> DatasetInfo:
     try:
         return CATALOGUE[name]
     except KeyError:
-        raise UnknownDatasetError.at("/dataset/name", f"unknown data set {name!r}; known: {', '.join(CATALOGUE)}") from None
+        known = f"known: {', '.join(CATALOGUE)}; a set of your own is named by its id, ds_..."
+        raise UnknownDatasetError.at("/dataset/name", f"unknown data set {name!r}; {known}") from None

@@ -9,6 +9,7 @@ from core.report.outcome import Outcome, Score
 from core.specs.published import CONVNET, published
 from core.specs.recipes import RECIPES
 
+FEW_TEST_IMAGES = 500
 _HOW_OFTEN = frozenset({
     "num_eval", "random_draws", "check_8bit", "held_out_every_iterations", "cross_networks", "baselines", "baseline_training",
 })
@@ -44,6 +45,26 @@ def against_random(outcome: Outcome) -> list[dict[str, Any]]:
         if score.name != "random" and baseline is not None:
             entries.append({"name": score.name, "network": score.network} | difference(score, baseline))
     return entries
+
+
+def cautions(outcome: Outcome) -> list[str]:
+    """What the accuracies cannot bear, in sentences: few test images, a single network, no better than chance or random."""
+    score = find(outcome, "distilled")
+    if score is None:
+        return []
+    found = []
+    num_test = sum(outcome.info.test_per_class)
+    if num_test < FEW_TEST_IMAGES:
+        found.append(f"The test split has {num_test} images: each is worth {100 / num_test:.1f} points.")
+    if score.n == 1:
+        found.append("A single network was trained on the set: how much its accuracy varies is not known.")
+    chance = 1.0 / outcome.info.num_classes
+    if score.mean <= chance + 2.0 * math.sqrt(chance * (1.0 - chance) / num_test):
+        found.append("Networks trained on the set are no better than chance.")
+    baseline = find(outcome, "random", score.network)
+    if baseline is not None and score.mean <= baseline.mean:
+        found.append("Random real images at the same budget are as good or better.")
+    return found
 
 
 def cost_of_8bit(outcome: Outcome) -> dict[str, float | None] | None:

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from core.report import curves, numbers
-from core.report.comparison import cost_of_8bit, difference, find, published_rows
+from core.report.comparison import cautions, cost_of_8bit, difference, find, published_rows
 from core.report.export import Picture, normalisation, png_bytes, to_pillow
 from core.report.layout import Cut
 from core.report.loading import snippets
@@ -82,6 +82,12 @@ def _rows(outcome: Outcome) -> list[Row]:
         note += f"; {row['note']}" if row["note"] else ""
         rows.append(Row(title, note, row["mean"], row["std"], row["n"], None, "published"))
     return rows
+
+
+def _borrowed(outcome: Outcome) -> str:
+    """The published row whose values the job took; empty where it is the job's own."""
+    spec = outcome.spec
+    return "" if spec.defaults_from == f"{outcome.info.name} ipc {spec.ipc}" else spec.defaults_from
 
 
 def _shown(items: Sequence[Picture], cut: Cut, classes: tuple[str, ...]) -> list[Shown]:
@@ -173,6 +179,8 @@ def render(
         "main_gain": next((row.gain for row in rows if row.kind == "ours" and row.gain is not None), None),
         "explained": any(score.name == "mosaic" for score in outcome.scores),
         "random": find(outcome, "random", main.network) if main else None,
+        "cautions": cautions(outcome),
+        "borrowed": _borrowed(outcome),
         "departures": published[0]["setting_differs"] if published else [],
         "cost_of_8bit": cost_of_8bit(outcome),
         "budget": budget(outcome),

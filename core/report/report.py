@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.report.comparison import against_random, cost_of_8bit, published_rows, score_entry
+from core.report.comparison import against_random, cautions, cost_of_8bit, published_rows, score_entry
 from core.report.numbers import ratio
 from core.report.outcome import TRAINED_ON, Outcome
 
@@ -73,6 +73,7 @@ def build_report(outcome: Outcome, files: Sequence[Path]) -> dict[str, Any]:
         "scores": [score_entry(score) for score in outcome.scores],
         "trained_on": {name: TRAINED_ON[name] for name in dict.fromkeys(score.name for score in outcome.scores)},
         "against_random": against_random(outcome),
+        "cautions": cautions(outcome),
         "cost_of_8bit": cost_of_8bit(outcome),
         "published": published_rows(outcome),
         "budget": budget(outcome),

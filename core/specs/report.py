@@ -23,6 +23,9 @@ CHECKPOINT_FILE = "resume.safetensors"
 EXPERTS_DIR = "experts"
 """Folder in a job directory of the pools that the job needs, each as `<content key>.safetensors`."""
 
+DATASET_MANIFEST = "manifest.json"
+"""Name in the folder of a canonical set; a set without it is not complete."""
+
 
 class ExitCode(IntEnum):
     """Why a child ended (service contract 3.5)."""

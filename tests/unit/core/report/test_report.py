@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from core.catalogue import dataset_info
 from core.report.build import write_artifacts
-from core.report.comparison import departures_from_recipe, difference, published_rows
+from core.report.comparison import cautions, departures_from_recipe, difference, published_rows
 from core.report.numbers import bytes_text, finite, seconds_text, small_percent, write_json
 from core.report.outcome import Outcome, Score
 from core.report.report import build_report
@@ -69,6 +69,20 @@ class TestScores:
         report = report_of(dataclasses.replace(digits, scores=lone), tmp_path)
         assert report["scores"][0]["std"] is None
         assert report["against_random"][0]["standard_error"] is None
+
+    @pytest.mark.parametrize(("distilled", "per_class", "said"), [
+        ((0.9, 0.91), 60, []), ((0.9, 0.91), 40, ["has 400 images: each is worth 0.2 points"]),
+        ((0.9,), 60, ["single network"]), ((0.45, 0.46), 60, ["Random real images"]),
+        ((0.10, 0.11), 60, ["better than chance", "Random real images"]), ((0.13, 0.14), 60, ["Random real images"]),
+    ])
+    def test_what_accuracies_cannot_bear(
+        self, digits: Outcome, distilled: tuple[float, ...], per_class: int, said: list[str]
+    ) -> None:
+        """Chance is 10 % here; two standard errors of 600 images are 2.4 points."""
+        scores = [Score("distilled", NETWORK, distilled), Score("random", NETWORK, (0.5, 0.6))]
+        info = digits.info.model_copy(update={"test_per_class": (per_class,) * 10})
+        found = cautions(dataclasses.replace(digits, scores=scores, info=info))
+        assert [part in text for part, text in zip(said, found, strict=True)] == [True] * len(said)
 
     def test_networks_are_compared_with_themselves(self, digits: Outcome, tmp_path: Path) -> None:
         scores = (*digits.scores, Score("distilled", "resnet18", (0.8, 0.7)))
