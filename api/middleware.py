@@ -20,14 +20,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.errors import BodyTooLargeError, ServiceStoppingError, UnknownHostError, distill_problem, internal_problem
 from api.monitoring import Monitoring
 from core.jobs.ids import new_id
-from core.uploads.parts import MAX_PART_BYTES
+from core.uploads.parts import MAX_CONTENT_BYTES, MAX_PART_BYTES
 
 log = structlog.get_logger("api.access")
 
 DRAIN_FACTOR = 16
 DRAIN_SECONDS = 10.0
 """What is left of a refused body is dropped, up to so many times the limit and for so long."""
-PART_PATH = re.compile(r"/v1/uploads/[^/]+/parts/[^/]+")
+PUT_LIMITS = {
+    re.compile(r"/v1/uploads/[^/]+/parts/[^/]+"): MAX_PART_BYTES, re.compile(r"/v1/uploads/[^/]+/content"): MAX_CONTENT_BYTES,
+}
+"""Paths that take files, and how much of one."""
 
 
 class RequestContext:
@@ -111,7 +114,7 @@ def _host_of(scope: Scope) -> str:
 class BodyLimit:
     """Refuses bodies over a limit, whether their length was declared or turns out while reading.
 
-    Parts of uploads have a limit of their own. Before a refusal is sent, what is left of the body is read and dropped: closing
+    What takes files has limits of its own. Before a refusal is sent, what is left of the body is read and dropped: closing
     a socket with unread bytes resets it, and a reset destroys the answer on its way.
     """
 
@@ -130,8 +133,8 @@ class BodyLimit:
         await self.app(scope, body.receive, body.send)
 
     def _limit(self, scope: Scope) -> int:
-        part = scope["method"] == "PUT" and PART_PATH.fullmatch(scope["path"]) is not None
-        return MAX_PART_BYTES if part else self.max_body_bytes
+        limits = PUT_LIMITS if scope["method"] == "PUT" else {}
+        return next((limit for path, limit in limits.items() if path.fullmatch(scope["path"])), self.max_body_bytes)
 
 
 class _Body:

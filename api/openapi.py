@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api.datasets.schemas import DatasetRequest
+from api.datasets.schemas import DatasetCheck, DatasetRequest
 from api.errors import Problem, problems
 from api.jobs.schemas import CancelRequest
 from api.responses import PROBLEM_TYPE
@@ -35,7 +35,8 @@ TAGS = [
     {"name": "service", "description": "Health, version, workers, queues."},
 ]
 UNREFERENCED: tuple[type[BaseModel], ...] = (
-    Problem, JobRequest, ProbeRequest, RetryRequest, CancelRequest, DatasetRequest, UploadRequest, CompleteRequest,
+    Problem, JobRequest, ProbeRequest, RetryRequest, CancelRequest, DatasetRequest, DatasetCheck, UploadRequest,
+    CompleteRequest,
 )
 """Models that routes mention by name only."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from api.client import dataset_verbs, display, fleet_verbs, service_verbs
+from api.client import dataset_verbs, display, fleet_verbs, service_verbs, upload_verbs
 from api.client.archive import download_job
 from api.client.connection import Json
 from api.client.errors import ClientError, LauncherError, UsageError
@@ -252,6 +252,7 @@ def methods(name: Annotated[str, typer.Argument(help="Show this one in full.")] 
 
 
 app.add_typer(dataset_verbs.app)
+app.add_typer(upload_verbs.app)
 app.add_typer(fleet_verbs.app)
 app.add_typer(service_verbs.app)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +13,8 @@ import typer
 from api.client import display
 from api.client.connection import Json
 from api.client.errors import UsageError
-from api.client.packing import packed
+from api.client.http import DistillClient
+from api.client.packing import Package, packed
 from api.client.rows import dataset_facts, dataset_row
 from api.client.session import Session
 
@@ -57,7 +60,7 @@ def upload(
     ] = "",
     size: Annotated[int | None, typer.Option(min=8, max=224, help="Height and width of the images in pixels.")] = None,
     fit: Annotated[bool, typer.Option("--fit", help="Keep the whole image, with bars, instead of its centre.")] = False,
-    colour: Annotated[str, typer.Option(help="grey or rgb; default: grey where every image is.")] = "",
+    colour: Annotated[str, typer.Option(help="auto, grey or rgb; default: auto, which is grey where every image is.")] = "",
     max_corrupt: Annotated[int | None, typer.Option(min=0, help="So many unreadable images are left out.")] = None,
     no_mirror: Annotated[
         bool, typer.Option("--no-mirror", help="A mirrored image shows another class, as with letters: never flip.")
@@ -69,26 +72,39 @@ def upload(
 
     Example: distill datasets upload ./shoes --name shoes
     """
-    conversion: dict[str, Any] = {
+    title = name or path.resolve().name
+    given: dict[str, Any] = {
         "size": size, "resize": "fit" if fit else None, "colour": colour or None, "max_corrupt": max_corrupt,
         "mirrored": False if no_mirror else None,
     }
+    conversion = {key: value for key, value in given.items() if value is not None}
     out = Session.out()
-    with Session.client() as client, packed(path, file_format) as package:
-        with display.transfers(out, quiet=as_json) as bar:
-            uploaded = client.upload(
-                package.path, filename=package.filename, on_hashing=bar("reading"), on_progress=bar("uploading"),
-                parallel=parallel,
-            )
-        found = client.register_dataset(
-            uploaded["id"], name=name or path.resolve().name, file_format=package.format,
-            conversion={key: value for key, value in conversion.items() if value is not None},
-        )
-        if not as_json:
-            out.print(f"uploaded; {found['id']} is being read")
-        client.wait(found["links"]["job"].rpartition("/")[2])
+    with Session.client() as client:
+        check = partial(client.validate_dataset, name=title, conversion=conversion)  # a refusal is not to cost an upload
+        with packed(path, file_format, check) as package:
+            with display.transfers(out, quiet=as_json) as bar:
+                uploaded = _sent(client, package, bar, parallel)
+            found = client.register_dataset(uploaded["id"], name=title, file_format=package.format, conversion=conversion)
+        try:
+            if not as_json:
+                reading = "is read as soon as a worker is free; Ctrl-C only stops waiting"
+                out.print(f"uploaded; {found['id']} {reading if found['state'] == 'validating' else 'is there already'}")
+            client.wait(found["links"]["job"].rpartition("/")[2])
+        except KeyboardInterrupt:
+            Session.err().print(f"\nstopped waiting; see what became of it with: distill datasets show {found['id']}")
+            raise typer.Exit(130) from None
         found = client.dataset(found["id"])
     _print_made(found, as_json=as_json)
+
+
+def _sent(client: DistillClient, package: Package, bar: Callable[[str], Callable[[int, int], None]], parallel: int) -> Json:
+    try:
+        return client.upload(
+            package.path, filename=package.filename, on_hashing=bar("reading"), on_progress=bar("uploading"), parallel=parallel
+        )
+    except KeyboardInterrupt:
+        Session.err().print("\nstopped; the same command goes on where it was, `distill uploads` gives it up")
+        raise typer.Exit(130) from None
 
 
 def _print_made(found: Json, *, as_json: bool) -> None:
@@ -106,6 +122,8 @@ def _print_made(found: Json, *, as_json: bool) -> None:
         err.print(f"error: {what.get(found['state'], 'the files could not be read')}")
         for problem in found["problems"]:
             err.print(f"  {problem['member'] + ': ' if problem.get('member') else ''}{problem['message']} ({problem['code']})")
+        if any("max_corrupt" in problem["message"] for problem in found["problems"]):
+            err.print("leave such images out with: --max-corrupt NUMBER")
     raise typer.Exit(0 if found["state"] == "ready" else 1)
 
 

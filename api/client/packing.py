@@ -11,7 +11,7 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, get_args
@@ -36,30 +36,39 @@ class Package(NamedTuple):
     """What it holds, as said or guessed; one of `core.specs.ingest.Format` where it was guessed."""
 
 
+def unchecked(_format: str) -> None:
+    """A format that nobody is interested in yet."""
+
+
 @contextlib.contextmanager
-def packed(path: Path, file_format: str = "") -> Iterator[Package]:
+def packed(path: Path, file_format: str = "", check: Callable[[str], object] = unchecked) -> Iterator[Package]:
     """The file to send for a file or folder, which exists as long as the block runs.
 
     Args:
         path: a file is sent as it is. Of a folder, hidden entries (names that begin with a dot) are left out.
         file_format: what it holds; empty: looked at and guessed.
+        check: hears the format before anything is packed, and may raise.
 
     Raises:
-        ClientError: nothing is there, a folder has a link or nothing in it, or the format cannot be guessed.
+        ClientError: nothing is there, a folder has a link or nothing in it, at whatever depth, or the format cannot be guessed.
     """
     if not path.exists():
         raise ClientError(f"there is no file or folder {path}", code="unreadable_file")
     if not path.is_dir():
         with _readable(path):
             guessed = file_format or _format_of_file(path)
+        check(guessed)
         yield Package(path, path.name, guessed)
         return
+    with _readable(path):
+        names = _names(path)
+    guessed = file_format or _archive_format(names, "tar")
+    check(guessed)
     with tempfile.TemporaryDirectory(prefix="distill-upload-") as scratch:
         target = Path(scratch) / "folder.tar"
         with _readable(path):
-            names = _names(path)
             _pack(path, names, target)
-        yield Package(target, f"{path.resolve().name or 'folder'}.tar", file_format or _archive_format(names, "tar"))
+        yield Package(target, f"{path.resolve().name or 'folder'}.tar", guessed)
 
 
 @contextlib.contextmanager
@@ -75,6 +84,11 @@ def _names(folder: Path) -> list[str]:
     found: list[str] = []
     for place, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        if place != str(folder) and not folders and all(name.startswith(".") for name in files):
+            empty = Path(place).relative_to(folder).as_posix()
+            if "__MACOSX" in empty.split("/"):
+                continue
+            raise ClientError(f"refused to pack {empty}: the folder is empty; fill it or remove it", code="empty_folder")
         for name in (*folders, *files):
             if name.startswith("."):
                 continue

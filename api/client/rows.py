@@ -33,6 +33,7 @@ def job_facts(job: Json) -> list[tuple[str, str]]:
         ("job", job["id"]),
         ("state", job["state"] + (f" ({reason['message']})" if reason.get("message") else "")),
         ("job spec", f"{what}, seed {job.get('seed', 0)}"),
+        ("defaults", _defaults(job)),
         ("repeats", job.get("retried_from") or ""),
         ("made for", job.get("parent_id") or ""),
         ("waits for", ", ".join(job.get("waiting_for") or ())),
@@ -44,6 +45,11 @@ def job_facts(job: Json) -> list[tuple[str, str]]:
         ("tags", ", ".join(f"{key}={value}" for key, value in (job.get("tags") or {}).items())),
         ("error", f"{error.get('message')} ({error.get('code')})" if error else ""),
     ]
+
+
+def _defaults(job: Json) -> str:
+    found = (job.get("spec") or {}).get("defaults_from")
+    return f"those published for {found}" if found else ""
 
 
 def method_row(method: Json) -> tuple[str, ...]:
@@ -91,6 +97,12 @@ def _shape(dataset: Json) -> str:
 def _range(counts: list[int]) -> str:
     low, high = min(counts, default=0), max(counts, default=0)
     return str(low) if low == high else f"{low} to {high}"
+
+
+def upload_row(upload: Json) -> tuple[str, ...]:
+    """An upload in `distill uploads`."""
+    received = f"{upload['received_bytes']:,} of {upload['size_bytes']:,} bytes"
+    return (upload["id"], upload["state"], upload["filename"], received, local_time(upload["expires_at"]))
 
 
 def worker_row(worker: Json) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from api.artifacts.endpoints import BYTES, PNG
 from api.artifacts.service import content, in_store_thread
 from api.bodies import parse_model
 from api.datasets import service
-from api.datasets.schemas import DatasetRequest, DatasetView, SampleList
+from api.datasets.schemas import DatasetCheck, DatasetRequest, DatasetValidation, DatasetView, SampleList
 from api.deps import NAME, Data, IfNoneMatch, JsonBody, Limit, Res, Tenant
 from api.errors import problems
 from api.responses import JsonResponse
@@ -29,11 +29,8 @@ _REGISTERED = {
     "Location": {"description": "Path of the data set.", "schema": {"type": "string"}},
     "Idempotent-Replayed": {"description": "`true` when it was registered before.", "schema": {"type": "string"}},
 }
-_BODY = {
-    "requestBody": {
-        "required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/DatasetRequest"}}},
-    }
-}
+_BODIES = [{"$ref": f"#/components/schemas/{name}"} for name in ("DatasetRequest", "DatasetCheck")]
+_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"anyOf": _BODIES}}}}}
 
 
 @router.get("", response_model=List[DatasetView], responses=problems(400, 422, 503))
@@ -56,12 +53,26 @@ def list_datasets(
     "", status_code=202, response_model=DatasetView,
     responses={
         202: {"description": "A job reads the files", "headers": _REGISTERED},
+        200: {"model": DatasetValidation, "description": "`validate_only`: what would be made; nothing was kept"},
         **problems(400, 403, 404, 409, 413, 415, 422, 429, 503),
     },
     openapi_extra=_BODY,
 )
-def register_dataset(resources: Res, tenant: Tenant, body: JsonBody) -> Response:
-    """Make a data set of uploaded files. Repeating the same request finds the same data set."""
+def register_dataset(
+    resources: Res,
+    tenant: Tenant,
+    body: JsonBody,
+    validate_only: Annotated[
+        bool, Query(description="Only check the request; `source` may be left out, and an upload is not looked at.")
+    ] = False,
+) -> Response:
+    """Make a data set of uploaded files.
+
+    The same file under the same name, read in the same way, is the same data set, also when it was uploaded again.
+    """
+    if validate_only:
+        _, check = parse_model(body, DatasetCheck)
+        return JsonResponse(service.validation(resources.settings, check))
     _, request = parse_model(body, DatasetRequest)
     view, known = service.register(resources, tenant, request)
     headers = {"Location": view.links.self} | ({"Idempotent-Replayed": "true"} if known else {})

@@ -35,8 +35,8 @@ class Source(Spec):
         return self
 
 
-class DatasetRequest(Spec):
-    """`POST /v1/datasets`: make a data set of files."""
+class DatasetDescription(Spec):
+    """What a data set is to be, wherever its files are."""
 
     name: str = Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
     """What you call it; two data sets may have the same name."""
@@ -44,8 +44,28 @@ class DatasetRequest(Spec):
     format: Format
     """What the files hold."""
 
-    source: Source
     conversion: ConversionSpec = ConversionSpec()
+
+
+class DatasetRequest(DatasetDescription):
+    """`POST /v1/datasets`: make a data set of files."""
+
+    source: Source
+
+
+class DatasetCheck(DatasetDescription):
+    """`POST /v1/datasets?validate_only=true`: the same, where the files need not be anywhere yet."""
+
+    source: Source | None = None
+
+
+class DatasetValidation(BaseModel):
+    """Answer to `validate_only`: nothing was kept."""
+
+    object: Literal["dataset_validation"] = "dataset_validation"
+    name: str
+    format: Format
+    conversion: ConversionSpec = Field(description="With every default filled in.")
 
 
 class DatasetLinks(BaseModel):

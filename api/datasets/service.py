@@ -7,21 +7,32 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
-from api.datasets.schemas import DatasetRequest, DatasetView, Sample, Source, builtin_view, registered_view
+from api.datasets.schemas import (
+    DatasetCheck,
+    DatasetRequest,
+    DatasetValidation,
+    DatasetView,
+    Sample,
+    Source,
+    builtin_view,
+    registered_view,
+)
 from api.deps import Resources
 from core.catalogue import CATALOGUE, DatasetInfo, dataset_info
 from core.errors import ArtifactCorruptError, InvalidCursorError, NotFoundError, QuotaExceededError, UnknownDatasetError
 from core.jobs.database import Database
-from core.jobs.datasets import Datasets, info_of
+from core.jobs.datasets import Datasets, FileDigest, info_of
 from core.jobs.ids import is_id, new_id
 from core.jobs.models import Artifact, Job
 from core.jobs.queue import Ticket
 from core.jobs.repository import Jobs
+from core.settings import Settings
 from core.specs.dataset import DatasetSpec
 from core.specs.ingest import IngestSpec, SampleView
 from core.specs.run_options import PRIORITIES
 from core.store.references import allowed_prefixes, reference_of
 from core.uploads import quota
+from core.uploads.models import UploadState
 from core.uploads.repository import Uploads
 
 _SAMPLES: TypeAdapter[list[SampleView]] = TypeAdapter(list[SampleView])
@@ -48,6 +59,22 @@ def known_info(database: Database, tenant: str, dataset: DatasetSpec) -> Dataset
         return Datasets(session, tenant).info(dataset)
 
 
+def validation(settings: Settings, request: DatasetCheck) -> DatasetValidation:
+    """What `validate_only` shows. Of the source it looks at what does not depend on the moment: uploads and quotas change.
+
+    Raises:
+        StoreUriNotAllowedError: this installation does not read from there.
+    """
+    if request.source is not None:
+        _require_allowed(settings, request.source)
+    return DatasetValidation(name=request.name, format=request.format, conversion=request.conversion)
+
+
+def _require_allowed(settings: Settings, source: Source) -> None:
+    if source.store_uri:
+        reference_of(source.store_uri, allowed_prefixes(settings))
+
+
 def register(resources: Resources, tenant: str, request: DatasetRequest) -> tuple[DatasetView, bool]:
     """Create the job that reads the files, or find the one that does; then hand a message to the sender.
 
@@ -61,12 +88,12 @@ def register(resources: Resources, tenant: str, request: DatasetRequest) -> tupl
         QuotaExceededError: the tenant has too much in the store, or too many data sets that are being read.
     """
     settings, source = resources.settings, request.source
-    if source.store_uri:
-        reference_of(source.store_uri, allowed_prefixes(settings))
+    _require_allowed(settings, source)
     with resources.database.write() as session:
         datasets = Datasets(session, tenant)
-        before = datasets.made_of(source.upload_id, request.name, request.format, request.conversion)
-        if before is not None and source.upload_id:
+        file = _uploaded(session, tenant, source.upload_id) if source.upload_id else None
+        before = datasets.made_of(file, request.name, request.format, request.conversion) if file else None
+        if before is not None:
             return registered_view(before), True
         quota.require_room(session, tenant, 0, settings)
         if datasets.num_being_read() >= settings.max_open_uploads:
@@ -80,6 +107,17 @@ def register(resources: Resources, tenant: str, request: DatasetRequest) -> tupl
     if not known:
         resources.sender.send(ticket)
     return view, known
+
+
+def _uploaded(session: Session, tenant: str, upload_id: str) -> FileDigest | None:
+    """The file that was uploaded; None unless all of it came. An upload that was read may have been given up or forgotten."""
+    try:
+        upload = Uploads(session, tenant).get(upload_id)
+    except NotFoundError:
+        upload = None
+    if upload is not None and upload.state == UploadState.COMPLETE:
+        return FileDigest(upload.sha256, upload.size_bytes)
+    return Datasets(session, tenant).file_of(upload_id)
 
 
 def _files_of(session: Session, tenant: str, source: Source) -> dict[str, Any]:

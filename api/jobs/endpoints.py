@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from api.bodies import parse_model
-from api.datasets.service import known_info
 from api.deps import NAME, Data, IfMatch, IfNoneMatch, JobId, JsonBody, Limit, Res, Tenant
 from api.errors import PreconditionFailedError, distill_problem, problems
 from api.jobs import service
@@ -71,10 +69,9 @@ def create_job(
     A probe (`kind: probe`) takes the same way without data or mathematics: a smoke test of an installation.
     """
     key = service.checked_key(idempotency_key)
-    tree, spec = service.read_specification(body, resources.settings, partial(known_info, resources.database, tenant))
     if validate_only:
-        return JsonResponse(service.validation(resources, tenant, spec))
-    return _accepted(service.create(resources, tenant, tree, spec, key))
+        return JsonResponse(service.validation(resources, tenant, body))
+    return _accepted(service.create(resources, tenant, body, key))
 
 
 @router.get("", response_model=List[JobView], responses=problems(400, 422, 503))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, assert_never
 
 from pydantic import ValidationError
@@ -16,7 +17,15 @@ from api.errors import InvalidHeaderError
 from api.jobs.schemas import JobValidation, JobView, budget_of, job_view
 from api.schemas import Json
 from core.catalogue import DatasetInfo
-from core.errors import IdempotencyInProgressError, InvalidCursorError, InvalidStateError, SpecError
+from core.errors import (
+    ConflictError,
+    IdempotencyInProgressError,
+    IdempotencyKeyReusedError,
+    InvalidCursorError,
+    InvalidStateError,
+    NotFoundError,
+    SpecError,
+)
 from core.jobs.database import now
 from core.jobs.ids import is_id
 from core.jobs.models import Job
@@ -52,17 +61,13 @@ class Created(NamedTuple):
     replayed: bool
 
 
-def read_specification(
-    body: bytes, settings: Settings, known: Callable[[DatasetSpec], DatasetInfo]
-) -> tuple[Json, RequestedSpec]:
-    """The body's tree, and the specification it resolves to; `known` tells what is known of a data set.
+def read_specification(tree: Json, settings: Settings, known: Callable[[DatasetSpec], DatasetInfo]) -> RequestedSpec:
+    """The specification that a body resolves to; `known` tells what is known of a data set.
 
     Raises:
-        InvalidJsonError: the body is not JSON.
         SpecError: a rule is broken, or this installation does not allow it.
         DatasetNotReadyError: the files of the data set are still being read, or were refused.
     """
-    tree = parse_object(body)
     kind = tree.get("kind", "distillation")
     if not isinstance(kind, str) or kind not in REQUESTS:
         raise SpecError.at("/kind", f"kind must be one of: {', '.join(REQUESTS)}", "literal_error")
@@ -75,9 +80,9 @@ def read_specification(
             info = known(request.dataset)
             spec = resolve(request, info)
             require_room(spec, info, settings.max_trajectory_bytes)
-            return tree, spec
+            return spec
         case ProbeRequest():
-            return tree, _probe(request, settings)
+            return _probe(request, settings)
         case _:
             assert_never(request)
 
@@ -91,8 +96,13 @@ def _probe(request: ProbeRequest, settings: Settings) -> ProbeSpec:
     return ProbeSpec.model_validate(request.model_dump())
 
 
-def validation(resources: Resources, tenant: str, spec: RequestedSpec) -> JobValidation:
-    """What `validate_only` shows."""
+def validation(resources: Resources, tenant: str, body: bytes) -> JobValidation:
+    """What `validate_only` shows.
+
+    Raises:
+        DistillError: what `create` would raise for the same body.
+    """
+    spec = read_specification(parse_object(body), resources.settings, partial(known_info, resources.database, tenant))
     if isinstance(spec, ProbeSpec):
         return JobValidation(spec=spec, budget=None, estimate=None)
     info = known_info(resources.database, tenant, spec.dataset)
@@ -124,16 +134,24 @@ def checked_cursor(cursor: str | None) -> str | None:
     return cursor
 
 
-def create(resources: Resources, tenant: str, tree: Json, spec: RequestedSpec, key: str | None) -> Created:
+def create(resources: Resources, tenant: str, body: bytes, key: str | None) -> Created:
     """Insert the job, or find the one that the same request made before; then hand a message to the sender.
 
     Raises:
+        InvalidJsonError: the body is not JSON.
+        SpecError: a rule is broken, or this installation does not allow it.
+        DatasetNotReadyError: the files of the data set are still being read, or were refused.
         IdempotencyKeyReusedError: the key belongs to another body.
         IdempotencyInProgressError: the request that uses the key has not committed yet.
         DatabaseUnavailableError: nothing was stored, or the outcome is unknown; repeating with the key is safe.
     """
+    tree = parse_object(body)
     idempotency = None if key is None else Idempotency(SCOPE, key, digest(tree))
-    return _create(resources, tenant, spec, idempotency, retried_from=None)
+
+    def specify() -> RequestedSpec:
+        return read_specification(tree, resources.settings, partial(known_info, resources.database, tenant))
+
+    return _create(resources, tenant, specify, idempotency, retried_from=None)
 
 
 def retry(resources: Resources, tenant: str, job_id: str, tree: Json, changes: RetryRequest, key: str | None) -> Created:
@@ -144,6 +162,13 @@ def retry(resources: Resources, tenant: str, job_id: str, tree: Json, changes: R
         InvalidStateError: the job is not over, or is not one that a client submits.
         SpecError: a change breaks a rule.
     """
+    idempotency = None if key is None else Idempotency(f"{SCOPE}/{job_id}/retry", key, digest(tree))
+    return _create(
+        resources, tenant, partial(_repeated, resources, tenant, job_id, changes), idempotency, retried_from=job_id
+    )
+
+
+def _repeated(resources: Resources, tenant: str, job_id: str, changes: RetryRequest) -> RequestedSpec:
     with resources.database.read() as session:
         job = Jobs(session, tenant).get(job_id)
     if not State(job.state).terminal:
@@ -159,13 +184,21 @@ def retry(resources: Resources, tenant: str, job_id: str, tree: Json, changes: R
     info = known_info(resources.database, tenant, before.dataset)
     spec = repeat(before, changes, info)
     require_room(spec, info, resources.settings.max_trajectory_bytes)
-    idempotency = None if key is None else Idempotency(f"{SCOPE}/{job_id}/retry", key, digest(tree))
-    return _create(resources, tenant, spec, idempotency, retried_from=job_id)
+    return spec
 
 
 def _create(
-    resources: Resources, tenant: str, spec: RequestedSpec, idempotency: Idempotency | None, *, retried_from: str | None
+    resources: Resources, tenant: str, specify: Callable[[], RequestedSpec], idempotency: Idempotency | None,
+    *, retried_from: str | None,
 ) -> Created:
+    try:
+        spec = specify()
+    except (SpecError, NotFoundError, ConflictError):
+        # What it names may have gone since the same request was accepted: that one's answer is still due.
+        before = _accepted_before(resources, tenant, idempotency)
+        if before is None:
+            raise
+        return before
     try:
         job, created = _insert(resources, tenant, spec, idempotency, retried_from)
     except IdempotencyInProgressError:  # the other transaction has committed meanwhile, or is about to
@@ -174,6 +207,17 @@ def _create(
         priority = next(name for name in PRIORITIES if name == job.priority)
         resources.sender.send(Ticket(job.id, job.attempt, job.queue, priority))
     return created
+
+
+def _accepted_before(resources: Resources, tenant: str, idempotency: Idempotency | None) -> Created | None:
+    if idempotency is None:
+        return None
+    with resources.database.read() as session:
+        try:
+            job = Jobs(session, tenant).replayed(idempotency)
+        except IdempotencyKeyReusedError:  # what is wrong with this body says more
+            return None
+        return None if job is None else Created(job_view(job, now(session)), replayed=True)
 
 
 def _insert(

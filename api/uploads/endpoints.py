@@ -1,4 +1,4 @@
-"""`/v1/uploads`: send a large file in parts, in any order, in parallel, and go on after an interruption."""
+"""`/v1/uploads`: send a large file in parts, in any order, in parallel, and go on after an interruption; or all at once."""
 
 from __future__ import annotations
 
@@ -118,6 +118,30 @@ async def put_part(
 ) -> Response:
     """Send one part: its bytes as they are, with `Content-Length`. Repeatable, in any order, in parallel."""
     return JsonResponse(await service.receive(resources, tenant, upload_id, n, request, content_digest))
+
+
+@router.put(
+    "/{upload_id}/content", response_model=UploadDetail,
+    responses={
+        200: {"description": "The whole file is stored, and the upload is complete"},
+        **problems(400, 404, 408, 409, 410, 411, 413, 415, 422, 503),
+    },
+    openapi_extra=_OCTETS,
+)
+async def put_content(
+    request: Request,
+    resources: Res,
+    tenant: Tenant,
+    upload_id: UploadId,
+    content_digest: Annotated[
+        str | None, Header(description="`sha-256=:BASE64:` of the whole file (RFC 9530); compared, where it is there.")
+    ] = None,
+) -> Response:
+    """Send the whole file in one request, up to 512 MiB, with `Content-Length`: `curl -T FILE` does. It completes the upload.
+
+    Parts that were sent before are replaced. Where it fails nothing is kept of it, and it is sent again from its beginning.
+    """
+    return JsonResponse(await service.receive_whole(resources, tenant, upload_id, request, content_digest))
 
 
 @router.post(

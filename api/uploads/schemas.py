@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from core.specs.base import Spec
 from core.uploads.models import Upload, UploadPart, UploadState
-from core.uploads.parts import MAX_PARTS
+from core.uploads.parts import MAX_CONTENT_BYTES, MAX_PARTS
 
 SHA256 = r"^[0-9a-f]{64}$"
 FILE_NAME = r"^[^/\\\u0000-\u001f\u007f-\u009f\u2028\u2029]+$"
@@ -58,6 +58,7 @@ class PartView(BaseModel):
 class UploadLinks(BaseModel):
     self: str
     part: str = Field(description="Where a part is sent (PUT), with `{n}` for its number.")
+    content: str | None = Field(description="Where the whole file may be sent at once (PUT); null for one that is too large.")
     complete: str
     cancel: str
 
@@ -98,7 +99,10 @@ def upload_view(upload: Upload, received_bytes: int, at: datetime) -> UploadView
         size_bytes=upload.size_bytes, sha256=upload.sha256, part_bytes=upload.part_bytes, num_parts=upload.num_parts,
         received_bytes=received_bytes, created_at=upload.created_at, touched_at=upload.touched_at,
         expires_at=upload.expires_at, ended_at=upload.ended_at,
-        links=UploadLinks(self=url, part=f"{url}/parts/{{n}}", complete=f"{url}/complete", cancel=f"{url}/cancel"),
+        links=UploadLinks(
+            self=url, part=f"{url}/parts/{{n}}", content=f"{url}/content" if upload.size_bytes <= MAX_CONTENT_BYTES else None,
+            complete=f"{url}/complete", cancel=f"{url}/cancel",
+        ),
     )
 
 

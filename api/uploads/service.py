@@ -1,9 +1,12 @@
-"""Receiving a part, and giving back what an upload took. SQL and the store are waited for in threads."""
+"""Receiving a part or a whole file, and giving back what an upload took. SQL and the store are waited for in threads."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from functools import partial
 
+import anyio
 import structlog
 from anyio import to_thread
 from fastapi import Request
@@ -11,12 +14,14 @@ from sqlalchemy.orm import Session
 
 from api.artifacts.service import in_store_thread
 from api.deps import Resources
-from api.uploads.body import checked_pieces, declared_length, require_octets, sha256_of_header
+from api.uploads.body import CONTENT_SECONDS, Body, checked_pieces, declared_length, require_octets, sha256_of_header
 from api.uploads.schemas import PartView, UploadDetail, upload_detail
 from core.errors import (
     ConflictError,
+    DigestMismatchError,
     InfrastructureError,
     NotFoundError,
+    PartDamagedError,
     SizeMismatchError,
     StoreUnavailableError,
     UploadExpiredError,
@@ -28,6 +33,9 @@ from core.uploads.models import Upload
 from core.uploads.repository import StoredPart, Uploads
 
 log = structlog.get_logger(__name__)
+
+DELETE_SECONDS = 10.0
+"""How long a refusal waits until what was stored of a file is deleted."""
 
 
 async def receive(
@@ -70,10 +78,76 @@ def _commit(resources: Resources, tenant: str, upload_id: str, part: StoredPart)
         return Uploads(session, tenant).add_part(upload_id, part, resources.settings.upload_expiry_seconds)
 
 
-async def _delete(resources: Resources, key: str) -> None:
-    """Delete an object that no row names; the sweeper finds it where that fails."""
+async def receive_whole(
+    resources: Resources, tenant: str, upload_id: str, request: Request, content_digest: str | None
+) -> UploadDetail:
+    """Store the body of a request as all parts of an upload, and complete it: bytes first, rows second.
+
+    Raises:
+        DistillError: the file was refused, and nothing of it was kept.
+        DatabaseUnavailableError: the outcome is unknown; the upload's state tells.
+    """
+    length = declared_length(request)
+    sha256 = None if content_digest is None else sha256_of_header(content_digest)
+    require_octets(request)
+    upload = await to_thread.run_sync(partial(_require_whole, resources, tenant, upload_id, length, sha256))
+    parts: list[StoredPart] = []
     try:
-        await in_store_thread(resources, partial(resources.objects.delete, key))
+        async with resources.part_slots:
+            found = await _store(resources, upload, request, parts)
+        if found != upload.sha256:  # where a Content-Digest says that it is the right file, it was damaged on the way
+            mismatch = DigestMismatchError if sha256 is None else PartDamagedError
+            raise mismatch("the bytes received have another SHA-256 than the upload was begun with; nothing was kept")
+    except Exception:  # also where the client has gone; where the server ends, there is no time, and the sweeper does it
+        with anyio.move_on_after(DELETE_SECONDS):
+            await _delete(resources, *(part.key for part in parts))
+        raise
+    try:
+        view, replaced = await to_thread.run_sync(partial(_commit_whole, resources, tenant, upload_id, parts))
+    except (NotFoundError, ConflictError, UploadExpiredError):
+        await _delete(resources, *(part.key for part in parts))
+        raise
+    await _delete(resources, *replaced)
+    return view
+
+
+def _require_whole(resources: Resources, tenant: str, upload_id: str, length: int, sha256: str | None) -> Upload:
+    with resources.database.read() as session:
+        upload = Uploads(session, tenant).open(upload_id)
+    if length != upload.size_bytes:
+        raise SizeMismatchError(f"the file has {upload.size_bytes} bytes, and {length} are announced")
+    if sha256 not in (None, upload.sha256):
+        raise DigestMismatchError("Content-Digest is another one than the upload was begun with")
+    return upload
+
+
+async def _store(resources: Resources, upload: Upload, request: Request, parts: list[StoredPart]) -> str:
+    """Cut a body into parts on its way to the store; its SHA-256. `parts` gets each of them, one that fails included."""
+    # What no row names yet is taken for lost after a time: long before that, the rows must be there.
+    body = Body(request, min(CONTENT_SECONDS, resources.settings.orphan_seconds / 2), resources.store_threads)
+    for number in range(1, upload.num_parts + 1):
+        part = StoredPart(number, upload.size_of(number), "", part_key(upload.id, number))
+        parts.append(part)
+        hasher = hashlib.sha256()
+        await resources.objects.put_stream(part.key, body.part(part.size_bytes, hasher.update), part.size_bytes)
+        parts[-1] = part._replace(sha256=hasher.hexdigest())
+    await body.end()
+    return body.hexdigest()
+
+
+def _commit_whole(
+    resources: Resources, tenant: str, upload_id: str, parts: Sequence[StoredPart]
+) -> tuple[UploadDetail, Sequence[str]]:
+    with resources.database.write() as session:
+        expiry = resources.settings.upload_expiry_seconds
+        upload, replaced = Uploads(session, tenant).complete_with(upload_id, parts, expiry)
+        return detail(session, tenant, upload), replaced
+
+
+async def _delete(resources: Resources, *keys: str) -> None:
+    """Delete objects that no row names; the sweeper finds them where that fails."""
+    try:
+        await in_store_thread(resources, partial(resources.objects.delete, *keys))
     except StoreUnavailableError as error:
         log.warning("part_not_deleted", error=error.message)
 

@@ -27,6 +27,13 @@ CANONICAL = "dataset"
 """Kind of the artifacts that are the canonical form."""
 
 
+class FileDigest(NamedTuple):
+    """What tells a user's file from every other, as the client states it; the job that reads it verifies it."""
+
+    sha256: str
+    size_bytes: int
+
+
 class Page(NamedTuple):
     """Ingest jobs, newest first, and whether there are older ones."""
 
@@ -45,10 +52,11 @@ class Datasets:
         """Register a data set: insert the job that reads its files.
 
         Returns:
-            The job, and whether it was there: the same upload, read the same way and under the same name, is one data set. What
-            lies in a store may be another file by now.
+            The job, and whether it was there: the same file, read the same way and under the same name, is one data set,
+            however often it is uploaded. What lies in a store may be another file by now.
         """
-        at, key = now(self.session), content_key(spec.upload_id, spec.title, spec.format, spec.conversion)
+        at, file = now(self.session), FileDigest(spec.sha256, spec.size_bytes)
+        key = content_key(file, spec.title, spec.format, spec.conversion)
         insert = insert_into(self.session, Job).on_conflict_do_nothing(index_elements=["tenant_id", "content_key"])
         values = columns(spec, self.tenant_id, at) | {"content_key": key if spec.upload_id else None}
         while True:  # again only where the job that was there failed, or was deleted, between the two statements
@@ -59,9 +67,18 @@ class Datasets:
             if (before := self._with_key(key)) is not None:
                 return before, True
 
-    def made_of(self, upload_id: str, title: str, file_format: Format, conversion: ConversionSpec) -> Job | None:
-        """What the same registration made before; the upload need not be there any more."""
-        return self._with_key(content_key(upload_id, title, file_format, conversion))
+    def made_of(self, file: FileDigest, title: str, file_format: Format, conversion: ConversionSpec) -> Job | None:
+        """What the same registration made before, of whatever upload; its bytes need not be there any more."""
+        return self._with_key(content_key(file, title, file_format, conversion))
+
+    def file_of(self, upload_id: str) -> FileDigest | None:
+        """The file of an upload that was registered, which may itself be forgotten."""
+        spec = self.session.scalar(
+            sa.select(Job.spec)
+            .where(Job.tenant_id == self.tenant_id, Job.kind == "ingest", Job.spec["upload_id"].as_string() == upload_id)
+            .limit(1)
+        )
+        return None if spec is None else FileDigest(spec["sha256"], spec["size_bytes"])
 
     def _with_key(self, key: str) -> Job | None:
         return self.session.scalar(self._visible().where(Job.content_key == key))
@@ -79,7 +96,7 @@ class Datasets:
         """
         job = self.session.scalar(self._visible().where(Job.dataset == dataset_id))
         if job is None:
-            raise NotFoundError(f"there is no data set {dataset_id!r}")
+            raise NotFoundError(f"none of your data sets has the id {dataset_id!r}")
         return job
 
     def locked(self, dataset_id: str) -> Job:
@@ -153,9 +170,9 @@ class Datasets:
         return sa.select(Job).where(Job.tenant_id == self.tenant_id, Job.kind == "ingest", Job.deleted_at.is_(None))
 
 
-def content_key(upload_id: str, title: str, file_format: Format, conversion: ConversionSpec) -> str:
+def content_key(file: FileDigest, title: str, file_format: Format, conversion: ConversionSpec) -> str:
     """What one registration of a data set has in common with its repetitions, and with nothing else."""
-    made = {"upload": upload_id, "title": title, "format": file_format, "conversion": conversion.model_dump(mode="json")}
+    made = {"file": file._asdict(), "title": title, "format": file_format, "conversion": conversion.model_dump(mode="json")}
     return f"ingest-{digest(made)}"
 
 

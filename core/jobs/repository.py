@@ -64,7 +64,7 @@ class Jobs:
             UnknownDatasetError: the data set was deleted meanwhile.
         """
         if idempotency is not None:
-            replay = self._replayed(idempotency)
+            replay = self.replayed(idempotency)
             if replay is not None:
                 return replay, True
         if isinstance(spec, DataOptions) and spec.dataset.id:
@@ -88,7 +88,13 @@ class Jobs:
                 raise IdempotencyInProgressError("a request with this Idempotency-Key is being handled") from error
         return job, False
 
-    def _replayed(self, idempotency: Idempotency) -> Job | None:
+    def replayed(self, idempotency: Idempotency) -> Job | None:
+        """The job that an earlier request with this key made, as it is now; None where there was none.
+
+        Raises:
+            NotFoundError: it was deleted.
+            IdempotencyKeyReusedError: the key was used with another body.
+        """
         row = self.session.get(IdempotencyKey, (self.tenant_id, idempotency.scope, idempotency.key))
         if row is None:
             return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
 from core.errors import ArtifactCorruptError, StoreUnavailableError
 from core.settings import Settings
+from core.shared_files import flush
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
@@ -223,11 +223,7 @@ def _flush(root: Path, key: str) -> None:
     """Flush a file and every folder between it and the root to the disk."""
     path = root / key
     for entry in (path, *path.parents):
-        descriptor = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush(entry)
         if entry == root:
             return
 

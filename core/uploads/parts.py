@@ -5,6 +5,8 @@ from __future__ import annotations
 MAX_PARTS = 2000
 PART_BYTES = 8 << 20
 MAX_PART_BYTES = 64 << 20
+MAX_CONTENT_BYTES = 512 << 20
+"""Largest file that is taken in one request, and cut here."""
 _MIB = 1 << 20
 
 

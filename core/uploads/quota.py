@@ -33,7 +33,8 @@ def reserve(session: Session, tenant_id: str, size_bytes: int, settings: Setting
     ) or 0
     if opened >= settings.max_open_uploads:
         raise QuotaExceededError(
-            f"{opened} uploads are open, and {settings.max_open_uploads} may be: complete or cancel one first"
+            f"{opened} uploads are open, and {settings.max_open_uploads} may be: complete or cancel one first "
+            "(`distill uploads` lists them, `distill uploads cancel` gives one up)"
         )
     require_room(session, tenant_id, size_bytes, settings)
 
@@ -48,7 +49,7 @@ def require_room(session: Session, tenant_id: str, size_bytes: int, settings: Se
     if stored + size_bytes > settings.max_stored_bytes:
         raise QuotaExceededError(
             f"{stored} of {settings.max_stored_bytes} bytes are taken or promised, and {size_bytes} more are wanted: "
-            "delete jobs or data sets, or cancel uploads, first"
+            "delete jobs or data sets, or cancel uploads, first (`distill uploads --complete` lists those)"
         )
 
 

@@ -13,26 +13,14 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from core.errors import (
-    DigestMismatchError,
-    InvalidCursorError,
-    NotFoundError,
-    PartsMissingError,
-    SizeMismatchError,
-    SpecError,
-    UploadClosedError,
-    UploadExpiredError,
-    UploadNotCompleteError,
-)
+from core.errors import InvalidCursorError, NotFoundError, UploadClosedError, UploadExpiredError, UploadNotCompleteError
 from core.jobs.database import now
 from core.jobs.ids import new_id
 from core.settings import Settings
 from core.uploads import quota, sweeping
+from core.uploads.checks import check_parts
 from core.uploads.models import Upload, UploadPart, UploadState
 from core.uploads.parts import part_bytes_for
-
-MAX_NAMED = 20
-"""Parts that one refusal names."""
 
 
 class NewUpload(NamedTuple):
@@ -253,12 +241,29 @@ class Uploads:
         upload = self.locked(upload_id)
         if self._require(upload, UploadState.OPEN, UploadState.COMPLETE) is UploadState.COMPLETE:
             return upload
-        _check_parts(upload, {part.number: part for part in self.parts(upload_id)}, digests)
-        at = now(self.session)
-        upload.state = UploadState.COMPLETE
-        self._touch(upload, at)
-        upload.expires_at = at + timedelta(seconds=expiry_seconds)
+        check_parts(upload, {part.number: part for part in self.parts(upload_id)}, digests)
+        self._close(upload, now(self.session), expiry_seconds)
         return upload
+
+    def complete_with(self, upload_id: str, parts: Sequence[StoredPart], expiry_seconds: float) -> tuple[Upload, list[str]]:
+        """Note all parts at once, in place of those that were sent before, and close the upload.
+
+        Returns:
+            The upload, and the keys that are replaced, to delete after the commit.
+
+        Raises:
+            NotFoundError: this tenant has no such upload.
+            UploadClosedError: it is complete or cancelled.
+            UploadExpiredError: its time is over.
+        """
+        upload = self.open(upload_id, lock=True)
+        at = now(self.session)
+        of_upload = sa.delete(UploadPart).where(UploadPart.tenant_id == self.tenant_id, UploadPart.upload_id == upload_id)
+        keys = list(self.session.scalars(of_upload.returning(UploadPart.key)))
+        shared = {"upload_id": upload_id, "tenant_id": self.tenant_id, "created_at": at}
+        self.session.execute(sa.insert(UploadPart), [part._asdict() | shared for part in parts])
+        self._close(upload, at, expiry_seconds)
+        return upload, keys
 
     def cancel(self, upload_id: str) -> Upload:
         """Give an upload up that no job reads. Repeating changes nothing.
@@ -279,25 +284,11 @@ class Uploads:
             self._touch(upload, at)
         return upload
 
+    def _close(self, upload: Upload, at: datetime, expiry_seconds: float) -> None:
+        upload.state = UploadState.COMPLETE
+        self._touch(upload, at)
+        upload.expires_at = at + timedelta(seconds=expiry_seconds)
+
     def _touch(self, upload: Upload, at: datetime) -> None:
         upload.touched_at = at
         upload.version += 1
-
-
-def _check_parts(upload: Upload, parts: Mapping[int, UploadPart], digests: Mapping[int, str]) -> None:
-    numbers = range(1, upload.num_parts + 1)
-    if missing := [number for number in numbers if number not in parts]:
-        raise PartsMissingError(f"{len(missing)} of {upload.num_parts} parts are missing: {_named(missing)}")
-    if wrong := [number for number in numbers if parts[number].size_bytes != upload.size_of(number)]:
-        raise SizeMismatchError(f"parts have a wrong size: {_named(wrong)}")
-    if not digests:
-        return
-    if set(digests) != set(numbers):
-        raise SpecError.at("/parts", f"parts must name each of the {upload.num_parts} parts once")
-    if other := [number for number in numbers if parts[number].sha256 != digests[number]]:
-        raise DigestMismatchError(f"parts have other bytes than the request says: {_named(other)}")
-
-
-def _named(numbers: Sequence[int]) -> str:
-    more = "" if len(numbers) <= MAX_NAMED else f" and {len(numbers) - MAX_NAMED} more"
-    return ", ".join(str(number) for number in numbers[:MAX_NAMED]) + more

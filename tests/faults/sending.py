@@ -81,6 +81,12 @@ def put(stand: Stand, upload: Json, n: int, part: bytes, *, body: Body | None = 
     return Call(lambda: stand.http.put(target, content=part if body is None else body, headers=headers, timeout=180))
 
 
+def put_whole(stand: Stand, upload: Json, content: bytes, *, body: Body | None = None) -> Call:
+    """Begin to send a whole file in one request."""
+    headers, target = {"Content-Length": str(len(content))}, f"/v1/uploads/{upload['id']}/content"
+    return Call(lambda: stand.http.put(target, content=content if body is None else body, headers=headers, timeout=180))
+
+
 def there(stand: Stand, upload: Json) -> set[int]:
     """Numbers of the parts that a client is told of; what it is told fits together."""
     found = stand.http.get(f"/v1/uploads/{upload['id']}").json()

@@ -201,3 +201,8 @@ def test_a6_the_used_upload_goes_and_the_data_set_stays(stand: Stand, upload: Js
     again = register(stand, upload)
     assert (again.status_code, again.json()["id"]) == (202, dataset["id"])
     assert register(stand, upload, "another name").json()["code"] == "upload_not_complete"
+    second = begin(stand.http, CONTENT)
+    ends_well(stand, second, CONTENT)
+    again = register(stand, second)
+    assert (again.status_code, again.json()["id"]) == (202, dataset["id"]), "the file is known, however it comes"
+    is_ready(stand, dataset, digest, attempts=1)

@@ -191,20 +191,22 @@ def test_a5_a_part_that_comes_when_all_is_over(stand: Stand, end: str) -> None:
 
 
 def test_a6_completed_and_registered_by_many_at_one_instant(stand: Stand, tmp_path: Path) -> None:
+    """Of two uploads of one file, on two replicas."""
     content = archive()
-    upload = begin(stand.http, content)
-    send(stand.http, upload, content)
-    body = {"name": "mine", "format": "imagefolder_zip", "source": {"upload_id": upload["id"]}}
+    uploads = [begin(stand.http, content) for _ in range(2)]
+    for upload in uploads:
+        send(stand.http, upload, content)
     with stand.replica() as url:
-        def completing(address: str) -> Call:
+        def completing(address: str, upload: Json) -> Call:
             return Call(lambda: stand.http.post(f"{address}/v1/uploads/{upload['id']}/complete"))
 
-        def registering(address: str) -> Call:
+        def registering(address: str, upload: Json) -> Call:
+            body = {"name": "mine", "format": "imagefolder_zip", "source": {"upload_id": upload["id"]}}
             return Call(lambda: stand.http.post(f"{address}/v1/datasets", json=body))
 
-        calls = [completing(address) for address in (url, "") * 4]
+        calls = [completing(address, upload) for address in (url, "") * 2 for upload in uploads]
         assert [call.answered().status_code for call in calls] == [200] * 8
-        calls = [registering(address) for address in (url, "") * 4]
+        calls = [registering(address, upload) for address in (url, "") * 2 for upload in uploads]
         answers = [call.answered() for call in calls]
     assert [answer.status_code for answer in answers] == [202] * 8
     assert len({answer.json()["id"] for answer in answers}) == 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,11 +24,12 @@ from core.jobs.ids import new_id
 from core.jobs.leases import Lease, StoredFile
 from core.jobs.models import DEFAULT_TENANT
 from core.settings import Settings
-from core.specs.ingest import IngestSpec, IngestSummary
+from core.specs.ingest import ConversionSpec, IngestSpec, IngestSummary
 from core.specs.job import DataOptions, parse_job_spec
 from tests.fixtures import jobs
 from tests.fixtures.api import Api, problem, serving
 from tests.fixtures.uploads import begin, complete, octets, send
+from worker.sweeper import Sweeper
 
 pytestmark = pytest.mark.integration
 
@@ -48,6 +51,15 @@ def uploaded(http: httpx.Client, body: bytes = octets(100), **headers: str) -> s
     send(http, upload, body)
     assert complete(http, upload).status_code == 200
     return str(upload["id"])
+
+
+def at_once(*actions: Callable[[], None]) -> None:
+    """Run each in a thread, and wait for all."""
+    threads = [threading.Thread(target=action) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def request_of(upload_id: str, **more: Any) -> dict[str, Any]:
@@ -168,13 +180,132 @@ class TestRegister:
             with httpx.Client(base_url=api.url, timeout=30) as http:
                 answers.append(http.post("/v1/datasets", json=request_of(upload_id)))
 
-        threads = [threading.Thread(target=post) for _ in range(10)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(*[post] * 10)
         assert {answer.status_code for answer in answers} == {202}
         assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+class TestTheSameFile:
+    """Uploaded again, it is the data set that is there."""
+
+    def test_it_is_read_once(self, api: Api) -> None:
+        uploads = [uploaded(api.http) for _ in range(2)]
+        first, again = (api.http.post("/v1/datasets", json=request_of(upload_id)) for upload_id in uploads)
+        assert (again.status_code, again.json()) == (202, first.json())
+        assert again.headers["idempotent-replayed"] == "true"
+        assert "idempotent-replayed" not in first.headers
+        (job,) = api.http.get("/v1/jobs").json()["data"]
+        assert job["spec"]["upload_id"] == uploads[0]
+        assert api.http.post(f"/v1/uploads/{uploads[1]}/cancel").status_code == 200, "nothing reads the other"
+
+    @pytest.mark.parametrize("change", [{"name": "boots"}, {"format": "imagefolder_tar"}, {"conversion": {"size": 32}}])
+    def test_another_name_or_way_to_read_it_is_another_data_set(self, api: Api, change: dict[str, Any]) -> None:
+        first, other = registered(api.http), registered(api.http, **change)
+        assert other["id"] != first["id"]
+        assert registered(api.http, **change)["id"] == other["id"]
+
+    def test_other_files_are_other_data_sets(self, api: Api) -> None:
+        bodies = [octets(100), octets(100, seed=1), octets(101)]
+        made = [api.http.post("/v1/datasets", json=request_of(uploaded(api.http, body))).json()["id"] for body in bodies]
+        lie = begin(api.http, octets(50), sha256=hashlib.sha256(octets(100)).hexdigest())
+        send(api.http, lie, octets(50))
+        complete(api.http, lie)
+        made.append(api.http.post("/v1/datasets", json=request_of(lie["id"])).json()["id"])
+        assert len(set(made)) == 4
+
+    def test_what_was_only_announced_is_no_file(self, api: Api) -> None:
+        registered(api.http)
+        announced, given_up = begin(api.http, octets(100)), uploaded(api.http)
+        api.http.post(f"/v1/uploads/{given_up}/cancel")
+        for upload_id in (announced["id"], given_up):
+            problem(api.http.post("/v1/datasets", json=request_of(upload_id)), 409, "upload_not_complete")
+
+    def test_long_after_the_uploads_are_forgotten(self, api: Api, tmp_path: Path) -> None:
+        """The upload that it was made of still leads to it, and so does the file."""
+        upload_id, unused = uploaded(api.http), uploaded(api.http)
+        dataset = api.http.post("/v1/datasets", json=request_of(upload_id)).json()
+        read(api, dataset, tmp_path)
+        for forgotten in (False, True):
+            seconds = 1e-6 if forgotten else 1e6
+            Sweeper(api.database, api.objects, Settings(orphan_seconds=1e-6, idempotency_seconds=seconds)).sweep()
+            assert api.http.get(f"/v1/uploads/{upload_id}").status_code == (404 if forgotten else 200)
+            for each in (upload_id, unused, uploaded(api.http)):
+                again = api.http.post("/v1/datasets", json=request_of(each))
+                assert (again.status_code, again.json()["id"]) == (202, dataset["id"])
+                assert again.headers["idempotent-replayed"] == "true"
+            found = api.http.post("/v1/datasets", json=request_of(upload_id, name="boots"))
+            problem(found, 404 if forgotten else 409, "not_found" if forgotten else "upload_not_complete")
+        assert len(api.http.get("/v1/jobs").json()["data"]) == 1
+
+    def test_a_given_up_upload_that_was_read_leads_to_its_data_set(self, api: Api, tmp_path: Path) -> None:
+        upload_id = uploaded(api.http)
+        dataset = api.http.post("/v1/datasets", json=request_of(upload_id)).json()
+        read(api, dataset, tmp_path)
+        assert api.http.post(f"/v1/uploads/{upload_id}/cancel").json()["state"] == "cancelled"
+        assert api.http.post("/v1/datasets", json=request_of(upload_id)).json()["id"] == dataset["id"]
+
+    @pytest.mark.parametrize("end", ["failed", "cancelled", "deleted"])
+    def test_one_that_failed_or_is_gone_can_be_made_again(self, api: Api, tmp_path: Path, end: str) -> None:
+        first = registered(api.http)
+        if end == "failed":
+            api.fail(claimed(api, first))
+        elif end == "cancelled":
+            api.http.post(f"{first['links']['job']}/cancel")
+        else:
+            read(api, first, tmp_path)
+            assert api.http.delete(f"/v1/datasets/{first['id']}").status_code == 204
+        second = api.http.post("/v1/datasets", json=request_of(uploaded(api.http)))
+        assert (second.status_code, "idempotent-replayed" in second.headers) == (202, False)
+        assert second.json()["id"] != first["id"]
+        assert registered(api.http)["id"] == second.json()["id"]
+
+    def test_many_uploads_of_it_at_one_instant_make_one(self, api: Api) -> None:
+        uploads, start = [uploaded(api.http) for _ in range(8)], threading.Barrier(8)
+        answers: list[httpx.Response] = []
+
+        def post(upload_id: str) -> None:
+            with httpx.Client(base_url=api.url, timeout=30) as http:
+                start.wait()
+                answers.append(http.post("/v1/datasets", json=request_of(upload_id)))
+
+        at_once(*(partial(post, upload_id) for upload_id in uploads))
+        assert {answer.status_code for answer in answers} == {202}
+        assert len({answer.json()["id"] for answer in answers}) == 1
+        assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
+        assert len(api.http.get("/v1/jobs").json()["data"]) == 1
+
+
+class TestValidateOnly:
+    URL = "/v1/datasets?validate_only=true"
+
+    def test_nothing_is_kept_and_every_default_is_shown(self, api: Api) -> None:
+        body = {"name": "shoes", "format": "imagefolder_zip", "conversion": {"size": 32}}
+        sources: list[dict[str, Any]] = [{}, {"source": {"upload_id": new_id("up")}}, {"source": {"store_uri": "s3://mine/a.zip"}}]
+        for source in sources:
+            answer = api.http.post(self.URL, json=body | source)
+            assert (answer.status_code, answer.json()) == (200, {
+                "object": "dataset_validation", "name": "shoes", "format": "imagefolder_zip",
+                "conversion": ConversionSpec(size=32).model_dump(mode="json"),
+            })
+        assert api.http.get("/v1/jobs").json()["data"] == []
+
+    @pytest.mark.parametrize(("change", "status", "code"), [
+        ({"name": "a\nb"}, 422, "validation_failed"), ({"format": "rar"}, 422, "validation_failed"),
+        ({"conversion": {"colour": "purple"}}, 422, "validation_failed"), ({"sauce": 1}, 422, "validation_failed"),
+        ({"source": {"store_uri": "s3://other/a.zip"}}, 403, "store_uri_not_allowed"),
+        ({"source": {}}, 422, "validation_failed"),
+    ])
+    def test_what_would_be_refused_is(self, api: Api, change: dict[str, Any], status: int, code: str) -> None:
+        body = {"name": "shoes", "format": "imagefolder_zip"} | change
+        found = problem(api.http.post(self.URL, json=body), status, code)
+        if status == 422:
+            assert next(iter(change)) in found["errors"][0]["pointer"]
+
+    def test_files_are_needed_to_make_one(self, api: Api) -> None:
+        body = {"name": "shoes", "format": "imagefolder_zip"}
+        for url in ("/v1/datasets", "/v1/datasets?validate_only=false"):
+            found = problem(api.http.post(url, json=body), 422, "validation_failed")
+            assert [error["pointer"] for error in found["errors"]] == ["/source"]
 
 
 class TestWhileItIsNotReady:
@@ -340,6 +471,24 @@ class TestDelete:
         with pytest.raises(UnknownDatasetError), api.database.write() as session:
             Datasets(session, DEFAULT_TENANT).hold(spec.dataset)
 
+    def test_a_repetition_of_a_request_on_it_gives_the_job_that_it_made(self, api: Api, tmp_path: Path) -> None:
+        """A client that never saw the answer asks again after the set was used and deleted."""
+        dataset = ready(api, tmp_path)
+        headers = {"Idempotency-Key": "a key"}
+        first = api.http.post("/v1/jobs", json=body_of(dataset), headers=headers).json()
+        api.http.post(f"/v1/jobs/{first['id']}/cancel")
+        repeat = f"/v1/jobs/{first['id']}/retry"
+        second = api.http.post(repeat, headers=headers).json()
+        api.http.post(f"/v1/jobs/{second['id']}/cancel")
+        assert api.http.delete(f"/v1/datasets/{dataset['id']}").status_code == 204
+        for path, sent, job in (("/v1/jobs", body_of(dataset), first), (repeat, None, second)):
+            again = api.http.post(path, json=sent, headers=headers)
+            assert (again.status_code, again.json()["id"]) == (202, job["id"]), again.text
+            assert again.headers["idempotent-replayed"] == "true"
+            problem(api.http.post(path, json=sent, headers={"Idempotency-Key": "another"}), 404, "dataset_not_found")
+        other = body_of(dataset) | {"seed": 1}
+        problem(api.http.post("/v1/jobs", json=other, headers=headers), 404, "dataset_not_found")
+
     def test_built_in_sets_stay(self, api: Api) -> None:
         problem(api.http.delete("/v1/datasets/digits"), 404, "not_found")
 
@@ -376,6 +525,10 @@ class TestTenants:
             upload_id = uploaded(api.http, octets(50))
             problem(other.post("/v1/datasets", json=request_of(upload_id)), 404, "not_found")
             assert uploaded(other, octets(50)) != upload_id
+            own = other.post("/v1/datasets", json=request_of(uploaded(other)))
+            assert own.json()["id"] != dataset["id"], "the same file, of another tenant"
+            (job,) = api.http.get("/v1/jobs").json()["data"]
+            problem(other.post("/v1/datasets", json=request_of(job["spec"]["upload_id"])), 404, "not_found")
         assert api.http.get(url).json()["state"] == "ready"
 
 

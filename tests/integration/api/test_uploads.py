@@ -32,7 +32,7 @@ from core.uploads.parts import MAX_PART_BYTES, MAX_PARTS, PART_BYTES, part_bytes
 from core.uploads.repository import StoredPart, Uploads, parts_of
 from tests.fixtures import jobs
 from tests.fixtures.api import Api, problem, serving
-from tests.fixtures.servers import free_port
+from tests.fixtures.servers import free_port, on_s3
 from tests.fixtures.uploads import begin, complete, digest_header, octets, put, request_of, send
 from tests.integration.api.test_processes import process
 
@@ -92,7 +92,10 @@ class TestCreate:
             "media_type": "application/zip", "size_bytes": SMALL, "sha256": hashlib.sha256(body).hexdigest(),
             "part_bytes": PART_BYTES, "num_parts": 1, "received_bytes": 0, "created_at": upload["created_at"],
             "touched_at": upload["created_at"], "expires_at": upload["expires_at"], "ended_at": None,
-            "links": {"self": url, "part": f"{url}/parts/{{n}}", "complete": f"{url}/complete", "cancel": f"{url}/cancel"},
+            "links": {
+                "self": url, "part": f"{url}/parts/{{n}}", "content": f"{url}/content", "complete": f"{url}/complete",
+                "cancel": f"{url}/cancel",
+            },
             "parts": [],
         }
         answer = api.http.get(url)
@@ -461,7 +464,7 @@ class TestTenants:
                 (method.upper(), path) for path, methods in other.get("/openapi.json").json()["paths"].items()
                 for method in methods if "{upload_id}" in path
             ]
-            assert len(routes) == 4
+            assert len(routes) == 5
             for method, path in routes:
                 where = path.format(upload_id=upload["id"], n=1)
                 part = {"content": body[:SMALL], "headers": digest_header(body[:SMALL])} if method == "PUT" else {}
@@ -539,9 +542,7 @@ def test_an_api_that_is_killed_in_a_part(sqlite_url: str, broker_url: str, tmp_p
 class TestOnS3:
     @pytest.fixture
     def settings(self, settings: Settings, s3_server: dict[str, str]) -> Settings:
-        return settings.model_copy(
-            update={name.removeprefix("DISTILL_").lower(): value for name, value in s3_server.items()}
-        )
+        return on_s3(settings, s3_server)
 
     def test_parts_arrive_whole_or_not_at_all(self, api: Api) -> None:
         body = octets(PART_BYTES + SMALL)

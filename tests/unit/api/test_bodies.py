@@ -94,7 +94,7 @@ def test_no_specification_escapes_the_rules(tree: dict[str, Any]) -> None:
     for request in (tree, {"dataset": {"name": "digits"}, "ipc": 1, "recipe": "dm", **tree}):
         refused: list[SpecError] = []
         try:
-            read_specification(json.dumps(request).encode(), Settings(), lambda dataset: dataset_info(dataset.name))
+            read_specification(json.loads(json.dumps(request)), Settings(), lambda dataset: dataset_info(dataset.name))
         except SpecError as error:
             refused.append(error)
         assert all(error.problems for error in refused)

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from api.main import create_app
+from core.settings import Settings
+from tests.fixtures.api import serving
 from tests.unit.client.contract_server import ContractServer, Handler, Server
+from tests.unit.client.installation import PART_BYTES, Installation, Wire
 
 
 @pytest.fixture
@@ -19,3 +24,13 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[ContractServer]:
         yield contract
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def there(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
+    """An API with parts of 100 kB. No broker: uploads need none."""
+    monkeypatch.setattr("core.uploads.parts.PART_BYTES", PART_BYTES)
+    settings = Settings(home=tmp_path / "home", database_url=sqlite_url, broker_url=f"redis+socket://{tmp_path}/none")
+    wire = Wire(create_app(settings))
+    with serving(settings, wire) as api:
+        yield Installation(api, wire)

@@ -80,10 +80,20 @@ class TestFolder:
             raise AssertionError
 
     def test_an_empty_folder_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "a" / ".hidden").mkdir(parents=True)
+        (tmp_path / ".hidden").mkdir()
         with pytest.raises(ClientError, match="has no files") as caught, packed(tmp_path):
             raise AssertionError
         assert caught.value.code == "no_files"
+
+    @pytest.mark.parametrize("inside", ["", ".DS_Store"])
+    def test_a_class_without_files_is_refused(self, tmp_path: Path, inside: str) -> None:
+        folder = tree(tmp_path / "animals", FILES)
+        (folder / "train" / "horse").mkdir()
+        if inside:
+            (folder / "train" / "horse" / inside).touch()
+        with pytest.raises(ClientError, match="train/horse: the folder is empty") as caught, packed(folder):
+            raise AssertionError
+        assert caught.value.code == "empty_folder"
 
 
 class TestFile:
