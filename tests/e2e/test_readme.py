@@ -95,8 +95,8 @@ def wait_for(url: str, seconds: float = 60) -> None:
 
 
 def test_every_make_target_named_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z]+)", README)) | {"demo", "test"} <= targets
+    targets = set(re.findall(r"^([a-z0-9]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z0-9]+)", README)) | {"demo", "test"} <= targets
 
 
 def test_every_setting_named_exists() -> None:
