@@ -102,7 +102,7 @@ MARGINS: dict[tuple[str, str], float] = {
 DC is published from noise, DSA from real images; at small scale `dc` starts from real images, too.
 """
 
-NOT_SEEN = {("dm_mim4dd", "dm"), ("haba_dm", "dm")}
+NOT_SEEN = {("dm_mim4dd", "dm"), ("haba_dm", "dm"), ("haba_dc", "dc"), ("haba_dsa", "dsa")}
 """Claims whose rows, once measured, did not bear them out. The page says so; there is nothing left to test."""
 
 
