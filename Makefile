@@ -9,25 +9,28 @@ FAULTS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-BENCHMARKS := dm_step family_step second_order_step clustering api_load api_memory service_overhead upload ingest
+BENCHMARKS := dm_step family_step second_order_step clustering api_load api_memory service_overhead upload ingest own_dataset
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check recipes stats faults bench clean
+.PHONY: help demo test check e2e recipes stats faults bench clean
 
 help: ## show this table
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## run one job from start to finish; DATASET=fashion-mnist IPC=10 choose another
 	$(BIN)/distill demo --dataset '$(DATASET)' --ipc '$(IPC)'
 
-test: $(STAMP) ## run the unit, integration and end-to-end tests and one statistical claim
+test: $(STAMP) ## run the unit and integration tests, a job over HTTP, and one statistical claim
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: $(STAMP) ## lint, types, and whether the migrations match the models
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/python -m migrations check
+
+e2e: $(STAMP) ## run whole jobs as users do and as workers do, the demo and the README's commands among them; minutes
+	$(BIN)/python -m pytest tests/e2e tests/child --numprocesses 2 --dist worksteal
 
 recipes: $(STAMP) ## run every recipe as a job over HTTP; minutes
 	$(BIN)/python -m pytest tests/recipes

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TORCH_HALF = ("core/data", "core/ingest", "core/networks", "core/distillation", "core/evaluation", "core/report",
               "core/training", "core/experts.py", "core/run.py", "core/run_distillation.py", "core/run_experts.py",
               "core/attempt.py", "core/probe.py", "core/self_test.py", "core/machine.py", "core/child.py", "core/progress.py",
-              "core/compilation.py")
+              "core/compilation.py", "core/shared_files.py")
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "matplotlib", "pyarrow", "safetensors", "sklearn", "jinja2")
 SERVICE = ("sqlalchemy", "celery", "kombu", "redis", "fastapi", "starlette", "obstore", "core.jobs", "core.store",
            "core.uploads")
@@ -76,7 +76,8 @@ def test_specifications_know_only_errors_and_the_catalogue() -> None:
 
 
 def test_the_torch_free_half_names_no_heavy_package() -> None:
-    files = ("core/errors.py", "core/settings.py", "core/catalogue.py", "core/class_names.py", "core/logging.py")
+    files = ("core/errors.py", "core/settings.py", "core/catalogue.py", "core/class_names.py", "core/logging.py",
+             "core/shared_files.py")
     assert offences(("api", "core/specs", "core/jobs", "core/store", "core/uploads", *files), HEAVY) == []
 
 

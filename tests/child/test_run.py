@@ -46,8 +46,8 @@ from core.specs.report import (
 from core.specs.requirements import evaluation_jobs, required_experts
 from core.specs.run_options import ResourcesSpec
 
-pytestmark = pytest.mark.unit
-ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
 
 
 class Child:
