@@ -5,10 +5,10 @@
 
 Fashion-MNIST, ConvNet-3 of width 32, the recipes' own small-scale caps, the `dm` protocol for every row: 3 sets x 3 networks. A
 set is an independent job seed; trained pools are shared by seeds and rows, as jobs share them, and kept in the cache folder.
-Each row runs in a process of its own, so that its peak memory is its own; a row that found its pools in the cache did not pay
-for their training. The results file is written after every row, and rows that it already holds are kept, so that the run can
-be interrupted. Rows that run side by side slow one another down: `--pace` times the iterations of the
-rows that exist, one after another with all cores, and is to be run alone.
+Each set has a process of its own, so that its peak memory is its own; a set that found its pools in the cache did not pay
+for their training. The results file is written after every set, and what it already holds is kept, so that the run can
+be interrupted; a row is there once all its sets are. Sets that run side by side slow one another down: `--pace` times the
+iterations of the rows that exist, one after another with all cores, and is to be run alone.
 
 `MARGINS` are the claims that the rows must bear out. Margins, seeds and n were fixed before the rows were measured; no
 hyper-parameter was looked at with these seeds.
@@ -24,6 +24,7 @@ import os
 import resource
 import statistics
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +53,7 @@ NUM_EPOCHS = 300
 PACE_ITERATIONS = 40
 
 Method = dict[str, Any]
+Measured = dict[str, Any]
 
 
 class Row(NamedTuple):
@@ -117,29 +119,34 @@ def request(row: Row, ipc: int, seed: int, **method: Any) -> DistillationSpec:
     return resolve(JobRequest.model_validate_json(json.dumps(body)))
 
 
-def measure(name: str, ipc: int, num_threads: int = 1) -> dict[str, Any]:
-    """Distil and evaluate all sets of one row."""
+def measure(name: str, ipc: int, seed: int, num_threads: int = 1) -> Measured:
+    """Distil and evaluate one set of a row."""
     torch.set_num_threads(num_threads)
     data = fashion_mnist()
-    accuracies: list[list[float]] = []
-    completed, decoded, peak = 0, 0, 0
-    for seed in SEEDS:
-        spec = request(ROWS[name], ipc, seed)
-        experts = pools(spec, data)
-        result = distil(spec, data, experts)
-        peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # before any evaluation
-        completed, decoded = result.engine.completed, len(result.labels)
-        scores = evaluate(
-            spec.evaluation, data, result.images, result.labels, ipc=spec.ipc, seed=seed, experts=experts,
-            parameterization=result.engine.parts.parameterization,
-        )
-        accuracies.append([float(a) for score in scores if score.name == "distilled" for a in score.accuracies])
-        sys.stdout.write(f"{name} seed {seed}: {statistics.fmean(accuracies[-1]):.4f}\n")
-        sys.stdout.flush()
-    means = [statistics.fmean(row) for row in accuracies]
+    spec = request(ROWS[name], ipc, seed)
+    experts = pools(spec, data)
+    result = distil(spec, data, experts)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # before any evaluation
+    scores = evaluate(
+        spec.evaluation, data, result.images, result.labels, ipc=spec.ipc, seed=seed, experts=experts,
+        parameterization=result.engine.parts.parameterization,
+    )
+    (accuracies,) = ([float(a) for a in score.accuracies] for score in scores if score.name == "distilled")
+    sys.stdout.write(f"{name} seed {seed}: {statistics.fmean(accuracies):.4f}\n")
+    sys.stdout.flush()
+    return {
+        "accuracies": accuracies, "iterations": result.engine.completed, "decoded_images": len(result.labels),
+        "peak_memory_mib": peak,
+    }
+
+
+def row_of(sets: Sequence[Measured]) -> Measured:
+    """What the table says of all sets of one row."""
+    means = [statistics.fmean(found["accuracies"]) for found in sets]
     return {
         "mean": round(statistics.fmean(means), 4), "std_over_sets": round(statistics.stdev(means), 4),
-        "accuracies": accuracies, "iterations": completed, "decoded_images": decoded, "peak_memory_mib": peak,
+        "accuracies": [found["accuracies"] for found in sets], "iterations": sets[0]["iterations"],
+        "decoded_images": sets[0]["decoded_images"], "peak_memory_mib": max(found["peak_memory_mib"] for found in sets),
     }
 
 
@@ -183,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="rows, separated by semicolons")
     parser.add_argument("--ipc", type=int, default=10)
-    parser.add_argument("--jobs", type=int, default=1, help="rows at a time; they share the processor's cores")
+    parser.add_argument("--jobs", type=int, default=1, help="sets at a time; they share the processor's cores")
     parser.add_argument("--pace", action="store_true", help="time the iterations of the rows that exist, and measure none")
     args = parser.parse_args()
     wanted = [name for name in args.only.split(";") if name] or [
@@ -192,10 +199,10 @@ def main() -> None:
     path = RESULTS / f"table_ipc{args.ipc}.json"
     document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {
         "dataset": "fashion-mnist", "ipc": args.ipc, "seeds": SEEDS, "networks_per_set": NUM_NETWORKS,
-        "num_epochs": NUM_EPOCHS, "rows": {},
+        "num_epochs": NUM_EPOCHS, "rows": {}, "unfinished": {},
     }
     document |= {"hardware": describe(), "torch": torch.__version__} if args.pace else {}
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    threads = max(1, len(os.sched_getaffinity(0)) // args.jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, mp_context=context, max_tasks_per_child=1) as executor:
         if args.pace:
@@ -203,11 +210,17 @@ def main() -> None:
                 document["rows"][name]["seconds_per_iteration"] = executor.submit(pace, name, args.ipc).result()
                 path.write_text(json.dumps(document, indent=1) + "\n")
             return
+        sets: dict[str, dict[str, Measured]] = document.setdefault("unfinished", {})
         running = {
-            executor.submit(measure, name, args.ipc, threads): name for name in wanted if name not in document["rows"]
+            executor.submit(measure, name, args.ipc, seed, threads): (name, str(seed))
+            for name in wanted if name not in document["rows"] for seed in SEEDS if str(seed) not in sets.get(name, {})
         }
         for future in as_completed(running):
-            document["rows"][running[future]] = future.result()
+            name, seed = running[future]
+            sets.setdefault(name, {})[seed] = future.result()
+            if len(sets[name]) == len(SEEDS):
+                found = sets.pop(name)
+                document["rows"][name] = row_of([found[str(seed)] for seed in SEEDS])
             path.write_text(json.dumps(document, indent=1) + "\n")
 
 
