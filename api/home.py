@@ -1,4 +1,4 @@
-"""`GET /`: the latest jobs, for a person with a browser. No script; the page asks for itself again every few seconds."""
+"""`GET /`: jobs, newest first, for a person with a browser. No script; a page asks for itself again every few seconds."""
 
 from __future__ import annotations
 
@@ -54,11 +54,15 @@ HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store", "Refe
 
 
 @router.get("/", include_in_schema=False)
-def home(database: Data, tenant: Tenant) -> Response:
-    """The page."""
+def home(database: Data, tenant: Tenant, after: str | None = None) -> Response:
+    """The page; `after` is the id of a job: the page holds older ones."""
     with database.read() as session:
-        views = service.views(session, tenant, Jobs(session, tenant).page(limit=JOBS).jobs)
-    jobs = TABLE.substitute(rows="\n".join(_row(view) for view in views)) if views else EMPTY
+        page = Jobs(session, tenant).page(limit=JOBS, after=service.checked_cursor(after))
+        views = service.views(session, tenant, page.jobs)
+    jobs = TABLE.substitute(rows="\n".join(_row(view) for view in views)) if views else "" if after else EMPTY
+    ways = ['<a href="/">newest</a>'] if after else []
+    ways += [f'<a href="/?after={escape(views[-1].id)}">older</a>'] if page.has_more else []
+    jobs += f"\n<p>{' &middot; '.join(ways)}</p>" if ways else ""
     return Response(PAGE.substitute(refresh=REFRESH_SECONDS, jobs=jobs), media_type="text/html", headers=HEADERS)
 
 

@@ -144,11 +144,13 @@ def list_jobs(
     """List jobs, newest first."""
     out = Session.out()
     with Session.client() as client:
-        found = list(client.jobs(states=state or (), kind=kind, limit=limit))
+        found = list(client.jobs(states=state or (), kind=kind, limit=limit + 1))
     display.print_listing(
-        out, found, ("job", "state", "recipe", "data set", "ipc", "done", "created"), job_row, as_json=as_json,
+        out, found[:limit], ("job", "state", "recipe", "data set", "ipc", "done", "created"), job_row, as_json=as_json,
         empty="no jobs yet; submit one with: distill submit --dataset digits --ipc 1 --recipe dm --iterations 300",
     )
+    if len(found) > limit and not as_json:
+        Session.err().print(f"these are the newest {limit}; for more: --limit NUMBER")
 
 
 @app.command()

@@ -65,6 +65,13 @@ def upload(
     no_mirror: Annotated[
         bool, typer.Option("--no-mirror", help="A mirrored image shows another class, as with letters: never flip.")
     ] = False,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="Part of every class to test with where no split is named; default: 0.2.")
+    ] = None,
+    split_seed: Annotated[int | None, typer.Option(min=0, help="Decides which images these are.")] = None,
+    image_column: Annotated[str, typer.Option(help="Column of a parquet file with the image; default: image.")] = "",
+    label_column: Annotated[str, typer.Option(help="Column or key with the class; default: label.")] = "",
+    file_column: Annotated[str, typer.Option(help="Column of labels.csv that names the image; default: file.")] = "",
     parallel: Annotated[int, typer.Option(min=1, max=16, help="Parts that are sent at the same time.")] = 4,
     as_json: AsJson = False,
 ) -> None:
@@ -75,7 +82,8 @@ def upload(
     title = name or path.resolve().name
     given: dict[str, Any] = {
         "size": size, "resize": "fit" if fit else None, "colour": colour or None, "max_corrupt": max_corrupt,
-        "mirrored": False if no_mirror else None,
+        "mirrored": False if no_mirror else None, "test_fraction": test_fraction, "split_seed": split_seed,
+        "image_column": image_column or None, "label_column": label_column or None, "file_column": file_column or None,
     }
     conversion = {key: value for key, value in given.items() if value is not None}
     out = Session.out()

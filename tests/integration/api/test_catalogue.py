@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import sqlalchemy as sa
@@ -99,6 +100,22 @@ class TestPage:
         assert "<script" not in answer.text
         api.fail(lease)
         assert "the loss is not finite" in api.http.get("/").text
+
+    def test_older_jobs_are_a_page_further(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("api.home.JOBS", 2)
+        ids = [api.submit()["id"] for _ in range(3)]
+
+        def shown(path: str) -> tuple[list[str], list[str]]:
+            text = api.http.get(path).text
+            return [each for each in ids if f"<code>{each}" in text], re.findall('"([^"]*)">(?:newest|older)<', text)
+
+        assert shown("/") == (ids[1:], [f"/?after={ids[1]}"])
+        assert shown(f"/?after={ids[1]}") == (ids[:1], ["/"])
+        assert shown(f"/?after={ids[0]}") == ([], ["/"])
+
+    @pytest.mark.parametrize("after", ["x", "job_" + "0" * 32])
+    def test_a_page_after_no_job_is_refused(self, api: Api, after: str) -> None:
+        problem(api.http.get("/", params={"after": after}), 400, "invalid_cursor")
 
     def test_shows_accuracies_where_there_are_some(self, api: Api) -> None:
         scores = [{"name": "distilled_8bit", "mean": 0.6234}, {"name": 1}, {"mean": 1}]

@@ -205,6 +205,14 @@ class TestOther:
         assert distill("datasets").stdout.splitlines()[1] == "digits\tDigits\tready\t1x8x8\t2\t1,134\tyes"
         assert json.loads(distill("list", "--json").stdout)[0]["state"] == "running"
 
+    def test_a_list_that_is_cut_says_so(self, service: ContractServer) -> None:
+        for number in range(3):
+            service.add_job(f"job_{number}", state="queued")
+        cut, whole = distill("list", "--limit", "2"), distill("list", "--limit", "3")
+        assert (len(cut.stdout.splitlines()), "the newest 2; for more: --limit" in cut.stderr) == (3, True)
+        assert (len(whole.stdout.splitlines()), whole.stderr) == (4, "")
+        assert (len(json.loads(distill("list", "--limit", "2", "--json").stdout)), cut.returncode) == (2, 0)
+
     def test_show_and_cancel(self, service: ContractServer) -> None:
         succeeded_job(service)
         service.add_job("job_2", state="queued")

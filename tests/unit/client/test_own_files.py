@@ -47,6 +47,10 @@ class TestChecking:
     @pytest.mark.parametrize(("options", "said"), [
         (("--colour", "purple"), "/conversion/colour"), (("--format", "rar"), "/format"), (("--name", "x" * 129), "/name"),
         (("--name", "a\nb"), "/name"), (("--max-corrupt", "1000001"), "/conversion/max_corrupt"),
+        (("--test-fraction", "0.6"), "/conversion/test_fraction"), (("--split-seed", str(2**63)), "/conversion/split_seed"),
+        *((("--" + name.replace("_", "-"), "x" * 129), f"/conversion/{name}") for name in (
+            "file_column", "image_column", "label_column",
+        )),
     ])
     @pytest.mark.parametrize("archived", [False, True])
     def test_what_is_refused_fails_before_a_byte_is_sent(
