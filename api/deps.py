@@ -42,6 +42,8 @@ class Resources:
     """Threads that wait for the object store: while it is frozen, only downloads are."""
     part_slots: anyio.CapacityLimiter
     """Parts of uploads that are received at once: each takes some MiB."""
+    file_slots: anyio.CapacityLimiter
+    """Whole files that are received at once: each may take hours, and is not to keep parts from coming."""
     probes: tuple[Probe, ...]
     closing: Closing
     """Whether the process was asked to end: streams then do."""

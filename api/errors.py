@@ -68,6 +68,12 @@ class ServiceStoppingError(InfrastructureError):
     code = "service_stopping"
 
 
+class ServiceBusyError(InfrastructureError):
+    """The process is busy with others."""
+
+    code = "service_busy"
+
+
 class UnsupportedMediaTypeError(DistillError):
     code = "unsupported_media_type"
 
@@ -143,6 +149,7 @@ STATUSES: dict[type[DistillError], Kind] = {
     StoreUnavailableError: Kind(503, "The object store is away", "the object store cannot be reached at the moment"),
     DatabaseUnavailableError: Kind(503, "The database is away", "the database cannot be reached at the moment"),
     ServiceStoppingError: Kind(503, "The service is stopping", "this process of the service ends; send the request again"),
+    ServiceBusyError: Kind(503, "The service is busy", "too many are sending files: try again, or send the file in parts"),
     InfrastructureError: Kind(503, "A server is away", "a server behind this one cannot be reached at the moment"),
     DistillError: Kind(500, "Internal error", "the request could not be handled; the log has the reason under `instance`"),
 }

@@ -28,6 +28,7 @@ from core.store.objects import open_store
 STREAM_THREADS = 8
 STORE_THREADS = 16
 PARTS_AT_ONCE = 16
+FILES_AT_ONCE = 8
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -49,7 +50,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 app.state.resources = Resources(
                     settings=given, database=database, objects=objects, sender=sender, feed=feed,
                     stream_threads=anyio.CapacityLimiter(STREAM_THREADS), store_threads=anyio.CapacityLimiter(STORE_THREADS),
-                    part_slots=anyio.CapacityLimiter(PARTS_AT_ONCE),
+                    part_slots=anyio.CapacityLimiter(PARTS_AT_ONCE), file_slots=anyio.CapacityLimiter(FILES_AT_ONCE),
                     probes=health.probes(database, celery, objects), closing=closing,
                 )
                 counters.registry.register(gauges)

@@ -188,7 +188,7 @@ def failure_of(error: BaseException) -> Failure:
         case MemoryError():
             return host_memory_failure("the host has no memory left")
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
-            return Failure("internal", f"the disk under the job directory is full: {error.strerror}", ExitCode.INTERNAL)
+            return Failure("internal", f"the disk of the worker is full: {error.strerror}", ExitCode.INTERNAL)
         case _:
             return Failure("internal", f"{type(error).__name__}: {error}", ExitCode.INTERNAL)
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from core.specs.report import DATASET_MANIFEST
+from core.specs.report import DATASET_FILES
 
 
 def flush(path: Path) -> None:
@@ -48,11 +48,17 @@ def hold(path: Path, *, alone: bool = False) -> int:
     return descriptor
 
 
+def has_dataset(folder: Path) -> bool:
+    """Whether a folder holds a whole canonical set."""
+    return all((folder / name).is_file() for name in DATASET_FILES)
+
+
 @contextmanager
 def appearing_dataset(folder: Path) -> Iterator[Path]:
     """A folder to write a canonical set to, which takes the name `folder` when the block ends without an error.
 
-    Of two processes at once the first wins and the other's copy is removed. One that is killed leaves `.NAME.<hex>`.
+    Of two processes at once the first wins and the other's copy is removed. One that is killed leaves `.NAME.<hex>`. A folder
+    of this name that lacks files is replaced.
     """
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
     temporary.mkdir(parents=True)
@@ -64,8 +70,12 @@ def appearing_dataset(folder: Path) -> Iterator[Path]:
         try:
             temporary.rename(folder)  # fails where the target is there and not empty
         except OSError:
-            if not (folder / DATASET_MANIFEST).is_file():
+            if not folder.is_dir():
                 raise
+            if not has_dataset(folder):
+                damaged = folder.rename(folder.with_name(f".{uuid4().hex}"))
+                temporary.rename(folder)
+                shutil.rmtree(damaged, ignore_errors=True)
         flush(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -133,7 +133,7 @@ class Attempt:
         except DistillError as error:
             return Conclusion(Verdict.FAIL, error.code, error.message, error.retryable)
         except OSError as error:
-            return Conclusion(Verdict.FAIL, "internal", f"the job directory cannot be used: {error.strerror}")
+            return Conclusion(Verdict.FAIL, "internal", f"the disk of the worker cannot be used: {error.strerror}")
 
     def _delegated(self) -> Conclusion:
         """The child leaves units of its evaluation to other jobs, which read the set in the checkpoint it has written."""

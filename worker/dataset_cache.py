@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ from uuid import uuid4
 import structlog
 
 from core.settings import Settings
-from core.shared_files import hold
+from core.shared_files import has_dataset, hold
 from core.specs.report import DATASET_MANIFEST
 from core.store.objects import remove_tree
 from worker.inputs import POLL_SECONDS, UnwantedError
@@ -34,8 +35,9 @@ log = structlog.get_logger(__name__)
 
 LOCKS = ".locks"
 FIT = ".safetensors"
-LEFTOVER_SECONDS = 3600.0
-"""What nobody has written to for so long was left behind, also where somebody else uses the set: no fetch pauses so long."""
+LEFTOVER_SECONDS = 24 * 3600.0
+"""What nobody has written to for so long was left behind, also where somebody else uses the set: no fetch pauses so long,
+and no machine that sleeps for a night is taken for one."""
 _WRITTEN = re.compile(r"\.(.+)\.[0-9a-f]{32}")
 _REMOVED = re.compile(r"\.[0-9a-f]{32}")
 
@@ -50,7 +52,7 @@ class Held:
     @property
     def is_there(self) -> bool:
         """Whether the set is complete."""
-        return (self.folder / DATASET_MANIFEST).is_file()
+        return has_dataset(self.folder)
 
     def mark(self) -> None:
         """Note that the set is used now."""
@@ -120,14 +122,14 @@ class DatasetCache:
                         self._remove_leftover(inside, path.name)
 
     def make_room(self, needed_bytes: int = 0) -> None:
-        """Bring the folder to its bound, less what is about to be written: fits go first, then sets, each by last use.
+        """Make room for what is about to be written, within the bound and on the disk: fits go first, then sets, by last use.
 
-        What is in use stays, also when the bound cannot be kept then.
+        What is in use stays, also when there is too little room then.
         """
         tried: set[Path] = set()
         while True:
             total, items = self._measured()  # each time anew: another worker may make room, too
-            over = total + needed_bytes - self._bound_bytes
+            over = max(total + needed_bytes - self._bound_bytes, needed_bytes - self._free_bytes())
             if over <= 0:
                 return
             path = next((item.path for item in items if item.path not in tried), None)
@@ -137,6 +139,10 @@ class DatasetCache:
             tried.add(path)
             if self._remove_unheld(path, path if path.suffix == FIT else self._lock(path.name)):
                 log.info("dataset_cache_evicted", name=path.name)
+
+    def _free_bytes(self) -> int:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(self._folder).free
 
     def _lock(self, key: str) -> Path:
         lock = self._folder / LOCKS / key

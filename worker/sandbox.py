@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.specs.ingest import SAMPLES_FILE, IngestSpec, IngestSummary
-from core.specs.report import ArtifactLine, CheckpointLine, Line, MetricLine, UnitsLine
+from core.specs.report import DATASET_FILES, ArtifactLine, CheckpointLine, Line, MetricLine, UnitsLine
 from worker.child import SOURCE_ROOT
 
 MODULE = "core.ingest.run"
@@ -27,10 +27,7 @@ UNSHARE = (("unshare", "--user", "--map-current-user", "--net"), ("unshare", "--
 TRY_SECONDS = 10.0
 MADE = frozenset({
     ("samples", SAMPLES_FILE, f"out/{SAMPLES_FILE}"), ("preview", "samples.png", "out/samples.png"),
-    *(
-        ("dataset", name, f"out/dataset/{name}")
-        for name in ("manifest.json", "train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")
-    ),
+    *(("dataset", name, f"out/dataset/{name}") for name in DATASET_FILES),
 })
 """Kind, name and place of every file that it makes."""
 MAX_SAMPLES_BYTES = 32 << 20

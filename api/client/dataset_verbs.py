@@ -111,7 +111,7 @@ def _sent(client: DistillClient, package: Package, bar: Callable[[str], Callable
             package.path, filename=package.filename, on_hashing=bar("reading"), on_progress=bar("uploading"), parallel=parallel
         )
     except KeyboardInterrupt:
-        Session.err().print("\nstopped; the same command goes on where it was, `distill uploads` gives it up")
+        Session.err().print("\nstopped; the same command goes on where it was (`distill uploads` lists what was begun)")
         raise typer.Exit(130) from None
 
 

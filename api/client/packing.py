@@ -6,6 +6,7 @@ Names are sorted and times and owners left out, so an interrupted upload of a fo
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import tarfile
@@ -76,6 +77,11 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise ClientError(
+                f"no room to pack {path} in {tempfile.gettempdir()}: {error.strerror}; TMPDIR names another folder",
+                code="unreadable_file",
+            ) from None
         raise ClientError(f"cannot pack {error.filename or path}: {error.strerror or error}", code="unreadable_file") from None
 
 

@@ -26,6 +26,7 @@ from core.jobs.ids import is_id, new_id
 from core.jobs.models import Artifact, Job
 from core.jobs.queue import Ticket
 from core.jobs.repository import Jobs
+from core.jobs.states import State
 from core.settings import Settings
 from core.specs.dataset import DatasetSpec
 from core.specs.ingest import IngestSpec, SampleView
@@ -94,6 +95,8 @@ def register(resources: Resources, tenant: str, request: DatasetRequest) -> tupl
         file = _uploaded(session, tenant, source.upload_id) if source.upload_id else None
         before = datasets.made_of(file, request.name, request.format, request.conversion) if file else None
         if before is not None:
+            if before.state == State.SUCCEEDED and before.spec["upload_id"] != source.upload_id:
+                Uploads(session, tenant).release(source.upload_id)  # its file was read already, from another upload
             return registered_view(before), True
         quota.require_room(session, tenant, 0, settings)
         if datasets.num_being_read() >= settings.max_open_uploads:

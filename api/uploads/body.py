@@ -52,11 +52,11 @@ def require_octets(request: Request) -> None:
         raise UnsupportedMediaTypeError("send the bytes as they are, as application/octet-stream")
 
 
-def sha256_of_header(content_digest: str) -> str:
-    """The SHA-256 in a `Content-Digest` header (RFC 9530), in hex; other algorithms beside it are not looked at.
+def sha256_of_header(content_digest: str) -> str | None:
+    """The SHA-256 in a `Content-Digest` header (RFC 9530), in hex; other algorithms are not looked at.
 
     Raises:
-        InvalidHeaderError: there is none, or it is malformed.
+        InvalidHeaderError: it is malformed.
     """
     for member in content_digest.split(","):
         name, _, value = member.strip().partition("=")
@@ -66,9 +66,10 @@ def sha256_of_header(content_digest: str) -> str:
             digest = base64.b64decode(value[1:-1], validate=True) if value[:1] == value[-1:] == ":" else b""
         except (binascii.Error, ValueError):
             digest = b""
-        if len(digest) == 32:
-            return digest.hex()
-    raise InvalidHeaderError("Content-Digest must be sha-256=:BASE64:, the SHA-256 of the body")
+        if len(digest) != 32:
+            raise InvalidHeaderError("Content-Digest must be sha-256=:BASE64:, the SHA-256 of the body")
+        return digest.hex()
+    return None
 
 
 class Body:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 
 import anyio
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from api.artifacts.service import in_store_thread
 from api.deps import Resources
+from api.errors import InvalidHeaderError, ServiceBusyError
 from api.uploads.body import CONTENT_SECONDS, Body, checked_pieces, declared_length, require_octets, sha256_of_header
 from api.uploads.schemas import PartView, UploadDetail, upload_detail
 from core.errors import (
@@ -34,6 +36,8 @@ from core.uploads.repository import StoredPart, Uploads
 
 log = structlog.get_logger(__name__)
 
+PLACE_SECONDS = 60.0
+"""How long a request waits while others send."""
 DELETE_SECONDS = 10.0
 """How long a refusal waits until what was stored of a file is deleted."""
 
@@ -48,10 +52,12 @@ async def receive(
         DatabaseUnavailableError: the outcome is unknown; sending the part again is safe.
     """
     length, sha256 = declared_length(request), sha256_of_header(content_digest)
+    if sha256 is None:
+        raise InvalidHeaderError("Content-Digest must be sha-256=:BASE64:, the SHA-256 of the body")
     require_octets(request)
     await to_thread.run_sync(partial(_require_open, resources, tenant, upload_id, number, length))
     part = StoredPart(number, length, sha256, part_key(upload_id, number))
-    async with resources.part_slots:
+    async with _place(resources.part_slots):
         pieces = checked_pieces(request, length, sha256, resources.store_threads)
         await resources.objects.put_stream(part.key, pieces, length)
     try:
@@ -62,6 +68,24 @@ async def receive(
     if replaced is not None:
         await _delete(resources, replaced)
     return PartView(n=number, size_bytes=length, sha256=sha256)
+
+
+@asynccontextmanager
+async def _place(places: anyio.CapacityLimiter) -> AsyncIterator[None]:
+    """One of the places for those that send at a time.
+
+    Raises:
+        ServiceBusyError: none became free.
+    """
+    try:
+        with anyio.fail_after(PLACE_SECONDS):
+            await places.acquire()
+    except TimeoutError:
+        raise ServiceBusyError("no place became free") from None
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def _require_open(resources: Resources, tenant: str, upload_id: str, number: int, length: int) -> None:
@@ -89,12 +113,15 @@ async def receive_whole(
     """
     length = declared_length(request)
     sha256 = None if content_digest is None else sha256_of_header(content_digest)
+    # What no row names yet is taken for lost after a time: long before that, the rows must be there.
+    seconds = min(CONTENT_SECONDS, resources.settings.orphan_seconds / 2)
     require_octets(request)
     upload = await to_thread.run_sync(partial(_require_whole, resources, tenant, upload_id, length, sha256))
     parts: list[StoredPart] = []
     try:
-        async with resources.part_slots:
-            found = await _store(resources, upload, request, parts)
+        async with _place(resources.file_slots):
+            await to_thread.run_sync(partial(_await_whole, resources, tenant, upload_id, seconds))
+            found = await _store(resources, upload, request, seconds, parts)
         if found != upload.sha256:  # where a Content-Digest says that it is the right file, it was damaged on the way
             mismatch = DigestMismatchError if sha256 is None else PartDamagedError
             raise mismatch("the bytes received have another SHA-256 than the upload was begun with; nothing was kept")
@@ -113,7 +140,7 @@ async def receive_whole(
 
 def _require_whole(resources: Resources, tenant: str, upload_id: str, length: int, sha256: str | None) -> Upload:
     with resources.database.read() as session:
-        upload = Uploads(session, tenant).open(upload_id)
+        upload = Uploads(session, tenant).whole(upload_id)
     if length != upload.size_bytes:
         raise SizeMismatchError(f"the file has {upload.size_bytes} bytes, and {length} are announced")
     if sha256 not in (None, upload.sha256):
@@ -121,10 +148,16 @@ def _require_whole(resources: Resources, tenant: str, upload_id: str, length: in
     return upload
 
 
-async def _store(resources: Resources, upload: Upload, request: Request, parts: list[StoredPart]) -> str:
+def _await_whole(resources: Resources, tenant: str, upload_id: str, seconds: float) -> None:
+    with resources.database.write() as session:
+        Uploads(session, tenant).await_whole(upload_id, seconds)
+
+
+async def _store(
+    resources: Resources, upload: Upload, request: Request, seconds: float, parts: list[StoredPart]
+) -> str:
     """Cut a body into parts on its way to the store; its SHA-256. `parts` gets each of them, one that fails included."""
-    # What no row names yet is taken for lost after a time: long before that, the rows must be there.
-    body = Body(request, min(CONTENT_SECONDS, resources.settings.orphan_seconds / 2), resources.store_threads)
+    body = Body(request, seconds, resources.store_threads)
     for number in range(1, upload.num_parts + 1):
         part = StoredPart(number, upload.size_of(number), "", part_key(upload.id, number))
         parts.append(part)

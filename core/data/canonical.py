@@ -81,10 +81,17 @@ def write(splits: RawSplits, folder: Path) -> str:
     """
     with appearing_dataset(folder) as temporary:
         for field, array in _named(splits):
-            np.save(temporary / f"{field}.npy", array, allow_pickle=False)
+            _save(np.ascontiguousarray(array), temporary / f"{field}.npy")
         value = digest_of(splits)
         (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "digest": value}))
     return value
+
+
+def _save(array: NDArray[Any], path: Path) -> None:
+    """As `np.save`, which would not say why it could not write."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def read(folder: Path) -> tuple[RawSplits, str]:

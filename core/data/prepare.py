@@ -2,7 +2,8 @@
 
 The bytes are checked against shapes, counts and (where it has one) digest of the catalogue before anything is written. A folder
 that already holds the set is left as it is, and two processes may write the same folder at once. Standard output says every two
-seconds that the work goes on. Exit code 0; or 64 (unknown name), 65 (missing or other bytes) with one `error` line.
+seconds that the work goes on. Exit code 0; or 64 (unknown name), 65 (missing or other bytes), 70 (no room to write it) with one
+`error` line.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.catalogue import dataset_info
-from core.child import ChildHooks, Lines, hold_life_line
+from core.child import ChildHooks, Lines, failure_of, hold_life_line
 from core.data import canonical
 from core.data.sources import READERS
-from core.errors import DatasetUnreadableError, DistillError, SpecError
+from core.errors import DatasetUnreadableError, DistillError
+from core.shared_files import has_dataset
 from core.specs.report import ErrorLine, ExitCode
 
 READING_SECONDS = 6 * 3600.0
@@ -34,7 +36,7 @@ def prepare(name: str, data_root: Path, folder: Path) -> None:
         DatasetUnreadableError: the bytes are missing, damaged, or not those of the catalogue.
     """
     info = dataset_info(name)
-    if (folder / canonical.MANIFEST).is_file():
+    if has_dataset(folder):
         canonical.require_digest(info, canonical.read(folder)[1])
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -62,9 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with hooks.busy(f"reading {options.name}", READING_SECONDS):
             prepare(options.name, options.data_root, options.out)
-    except DistillError as error:
-        lines.write(ErrorLine(code=error.code, message=error.message))
-        return int(ExitCode.BAD_SPEC if isinstance(error, SpecError) else ExitCode.BAD_DATA)
+    except (DistillError, OSError) as error:
+        failure = failure_of(error)
+        lines.write(ErrorLine(code=failure.code, message=failure.message))
+        return int(failure.exit_code)
     return int(ExitCode.OK)
 
 

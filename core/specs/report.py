@@ -26,6 +26,9 @@ EXPERTS_DIR = "experts"
 DATASET_MANIFEST = "manifest.json"
 """Name in the folder of a canonical set; a set without it is not complete."""
 
+DATASET_FILES = (DATASET_MANIFEST, "train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")
+"""Everything in the folder of a canonical set."""
+
 
 class ExitCode(IntEnum):
     """Why a child ended (service contract 3.5)."""

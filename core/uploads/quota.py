@@ -47,8 +47,9 @@ def require_room(session: Session, tenant_id: str, size_bytes: int, settings: Se
     """
     stored = stored_bytes(session, tenant_id)
     if stored + size_bytes > settings.max_stored_bytes:
+        wanted = f", and {size_bytes} more are wanted" if size_bytes else ""
         raise QuotaExceededError(
-            f"{stored} of {settings.max_stored_bytes} bytes are taken or promised, and {size_bytes} more are wanted: "
+            f"{stored} of {settings.max_stored_bytes} bytes are taken or promised{wanted}: "
             "delete jobs or data sets, or cancel uploads, first (`distill uploads --complete` lists those)"
         )
 

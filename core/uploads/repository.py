@@ -195,6 +195,32 @@ class Uploads:
         self._require(upload, UploadState.OPEN)
         return upload
 
+    def whole(self, upload_id: str, *, lock: bool = False) -> Upload:
+        """An upload that takes a whole file: an open one, or a complete one whose bytes can be compared with it.
+
+        Raises:
+            NotFoundError: this tenant has no such upload.
+            UploadClosedError: it is cancelled, or complete and its bytes are not kept any more.
+            UploadExpiredError: its time is over.
+        """
+        upload = self.locked(upload_id) if lock else self.get(upload_id)
+        state = self._require(upload, UploadState.OPEN, UploadState.COMPLETE)
+        if state is UploadState.COMPLETE and upload.ended_at is not None:
+            raise UploadClosedError("the upload is complete; its bytes were used, or are not kept any more")
+        return upload
+
+    def await_whole(self, upload_id: str, seconds: float) -> None:
+        """Keep an upload for so long at least, as a whole file is about to come.
+
+        Raises:
+            DistillError: as `whole` does.
+        """
+        upload = self.whole(upload_id, lock=True)
+        at = now(self.session)
+        if upload.expires_at < at + timedelta(seconds=seconds):
+            upload.expires_at = at + timedelta(seconds=seconds)
+            self._touch(upload, at)
+
     def _require(self, upload: Upload, *states: UploadState) -> UploadState:
         state = upload.state_at(now(self.session))
         if state in states:
@@ -248,15 +274,21 @@ class Uploads:
     def complete_with(self, upload_id: str, parts: Sequence[StoredPart], expiry_seconds: float) -> tuple[Upload, list[str]]:
         """Note all parts at once, in place of those that were sent before, and close the upload.
 
+        Repeating changes nothing: of a complete upload that has these very bytes, the parts that it has are kept.
+
         Returns:
-            The upload, and the keys that are replaced, to delete after the commit.
+            The upload, and the keys that nothing names, to delete after the commit.
 
         Raises:
             NotFoundError: this tenant has no such upload.
-            UploadClosedError: it is complete or cancelled.
+            UploadClosedError: it is cancelled, or complete with other bytes or with none that are kept.
             UploadExpiredError: its time is over.
         """
-        upload = self.open(upload_id, lock=True)
+        upload = self.whole(upload_id, lock=True)
+        if upload.state == UploadState.COMPLETE:
+            if [(part.number, part.sha256) for part in self.parts(upload_id)] != [(part.number, part.sha256) for part in parts]:
+                raise UploadClosedError("the upload is complete, with parts that have other bytes")
+            return upload, [part.key for part in parts]
         at = now(self.session)
         of_upload = sa.delete(UploadPart).where(UploadPart.tenant_id == self.tenant_id, UploadPart.upload_id == upload_id)
         keys = list(self.session.scalars(of_upload.returning(UploadPart.key)))
@@ -264,6 +296,17 @@ class Uploads:
         self.session.execute(sa.insert(UploadPart), [part._asdict() | shared for part in parts])
         self._close(upload, at, expiry_seconds)
         return upload, keys
+
+    def release(self, upload_id: str) -> None:
+        """Let the sweeper have the bytes of a complete upload, where it is still there and no job reads it."""
+        self.session.execute(
+            sa.update(Upload)
+            .where(
+                Upload.tenant_id == self.tenant_id, Upload.id == upload_id, Upload.state == UploadState.COMPLETE,
+                Upload.ended_at.is_(None),
+            )
+            .values(expires_at=now(self.session), version=Upload.version + 1)
+        )
 
     def cancel(self, upload_id: str) -> Upload:
         """Give an upload up that no job reads. Repeating changes nothing.

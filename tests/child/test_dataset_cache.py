@@ -167,6 +167,13 @@ def test_a_set_stays_while_a_job_reads_it_and_is_brought_again_by_the_next(site:
     assert site.sets() == [name]
 
 
+def test_a_set_that_lost_a_file_is_brought_again(site: Site, dataset: dict[str, str]) -> None:
+    site.run(dataset)
+    next(site.cached.glob("*/train_images.npy")).unlink()
+    assert site.run(dataset) == dataset_info("digits").digest
+    assert site.sets() == list(dataset.values())
+
+
 def test_an_attempt_makes_room_also_where_its_set_is_there(site: Site) -> None:
     site.run({"name": "digits"})
     site.add_old()

@@ -222,20 +222,43 @@ class TestTheSameFile:
 
     def test_long_after_the_uploads_are_forgotten(self, api: Api, tmp_path: Path) -> None:
         """The upload that it was made of still leads to it, and so does the file."""
-        upload_id, unused = uploaded(api.http), uploaded(api.http)
+        upload_id = uploaded(api.http)
         dataset = api.http.post("/v1/datasets", json=request_of(upload_id)).json()
         read(api, dataset, tmp_path)
         for forgotten in (False, True):
             seconds = 1e-6 if forgotten else 1e6
             Sweeper(api.database, api.objects, Settings(orphan_seconds=1e-6, idempotency_seconds=seconds)).sweep()
             assert api.http.get(f"/v1/uploads/{upload_id}").status_code == (404 if forgotten else 200)
-            for each in (upload_id, unused, uploaded(api.http)):
+            for each in (upload_id, uploaded(api.http)):
                 again = api.http.post("/v1/datasets", json=request_of(each))
                 assert (again.status_code, again.json()["id"]) == (202, dataset["id"])
                 assert again.headers["idempotent-replayed"] == "true"
             found = api.http.post("/v1/datasets", json=request_of(upload_id, name="boots"))
             problem(found, 404 if forgotten else 409, "not_found" if forgotten else "upload_not_complete")
         assert len(api.http.get("/v1/jobs").json()["data"]) == 1
+
+    def test_its_bytes_go_with_the_next_sweep(self, api: Api, tmp_path: Path) -> None:
+        """Once the set is there: while the other upload is being read, it may still turn out to be bad."""
+        sweeper = Sweeper(api.database, api.objects, api.settings)
+        first, same, elsewhere = (uploaded(api.http) for _ in range(3))
+        dataset = api.http.post("/v1/datasets", json=request_of(first)).json()
+        boots = api.http.post("/v1/datasets", json=request_of(elsewhere, name="boots")).json()
+
+        def kept() -> list[str]:
+            sweeper.sweep()
+            found = api.http.get("/v1/uploads", params={"state": "complete"}).json()["data"]
+            return [each["id"] for each in found if not each["ended_at"]]
+
+        api.http.post("/v1/datasets", json=request_of(same))
+        assert kept() == [elsewhere, same, first]
+        read(api, dataset, tmp_path)
+        assert kept() == [elsewhere, same]
+        for each in (same, elsewhere):
+            assert api.http.post("/v1/datasets", json=request_of(each)).json()["id"] == dataset["id"]
+        assert kept() == [elsewhere], "a job reads it"
+        read(api, boots, tmp_path)
+        assert kept() == []
+        assert api.http.post("/v1/datasets", json=request_of(same)).json()["id"] == dataset["id"]
 
     def test_a_given_up_upload_that_was_read_leads_to_its_data_set(self, api: Api, tmp_path: Path) -> None:
         upload_id = uploaded(api.http)

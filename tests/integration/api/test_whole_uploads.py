@@ -20,6 +20,7 @@ from fastapi import Header
 from api import deps
 from api.client.http import DistillClient
 from api.main import create_app
+from api.uploads.body import CONTENT_SECONDS
 from core.jobs.database import Database, now
 from core.jobs.models import DEFAULT_TENANT
 from core.settings import Settings
@@ -110,6 +111,9 @@ class TestContent:
         assert content_of(api, upload) == WHOLE
         assert (len(stored(api, upload)), set(stored(api, upload)) & set(before)) == (4, set())
 
+    def test_a_digest_of_another_algorithm_is_not_looked_at(self, api: Api, small: None) -> None:
+        assert put_whole(api.http, begin(api.http, WHOLE), WHOLE, Content_Digest="sha-512=:abc:").status_code == 200
+
     def test_a_data_set_can_be_made_of_it(self, api: Api, small: None) -> None:
         upload = begin(api.http, WHOLE)
         assert put_whole(api.http, upload, WHOLE, **digest_header(WHOLE)).status_code == 200
@@ -129,6 +133,9 @@ class TestContent:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, '"state":"complete"' in done.stdout) == (0, True), done
         assert content_of(api, upload) == body
+        again = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (again.returncode, again.stdout) == (0, done.stdout), "a repetition changes nothing"
+        api.http.post(upload["links"]["cancel"])
         refused = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (refused.returncode, '"code":"upload_closed"' in refused.stdout) == (22, True), refused
 
@@ -142,7 +149,7 @@ class TestContent:
                 left = Uploads(session, DEFAULT_TENANT).get(upload["id"]).expires_at - now(session)
             assert timedelta(seconds=90) < left <= timedelta(seconds=100)
 
-    def test_of_many_at_one_instant_one_wins(self, api: Api, small: None) -> None:
+    def test_of_many_at_one_instant_one_is_kept(self, api: Api, small: None) -> None:
         upload = begin(api.http, WHOLE)
         start, answers = threading.Barrier(6), []
 
@@ -157,9 +164,35 @@ class TestContent:
             thread.start()
         for thread in threads:
             thread.join()
-        assert sorted(status for whole, status in answers if whole) == [200] + [409] * 4
+        assert [status for whole, status in answers if whole] == [200] * 5
         assert content_of(api, upload) == WHOLE
         assert len(stored(api, upload)) == 4, "nothing is left of those that lost"
+
+
+    def test_it_is_kept_for_as_long_as_it_may_take(self, settings: Settings, small: None) -> None:
+        """An upload that would expire in a moment."""
+        with serving(settings) as api:
+            upload = begin(api.http, WHOLE)
+            with api.database.write() as session:
+                Uploads(session, DEFAULT_TENANT).get(upload["id"]).expires_at = now(session) + timedelta(seconds=5)
+            with contextlib.closing(connected(api)) as raw:
+                raw.sendall(head_of(upload, len(WHOLE), "Connection: close") + WHOLE[:-1])
+                soon(lambda: stored(api, upload) != [])
+                with api.database.read() as session:
+                    left = Uploads(session, DEFAULT_TENANT).get(upload["id"]).expires_at - now(session)
+                assert left > timedelta(seconds=CONTENT_SECONDS - 20)
+                raw.sendall(WHOLE[-1:])
+                assert rest(raw).startswith(b"HTTP/1.1 200")
+
+    def test_a_repetition_changes_nothing(self, api: Api, small: None) -> None:
+        """Also after the parts were sent one by one, if they are the same."""
+        for at_first in (put_whole, send):
+            upload = begin(api.http, WHOLE)
+            at_first(api.http, upload, WHOLE)
+            assert complete(api.http, upload).status_code == 200
+            before, kept = api.http.get(f"/v1/uploads/{upload['id']}").json(), stored(api, upload)
+            again = put_whole(api.http, upload, WHOLE, **digest_header(WHOLE))
+            assert (again.status_code, again.json()["parts"], stored(api, upload)) == (200, before["parts"], kept)
 
 
 class TestRefusals:
@@ -209,11 +242,16 @@ class TestRefusals:
             assert f'"code":"{code}"' in answer
 
     def test_one_that_takes_no_parts_any_more(self, api: Api, small: None) -> None:
-        closed, cancelled, expired = (begin(api.http, WHOLE) for _ in range(3))
-        assert put_whole(api.http, closed, WHOLE).status_code == 200
-        before = stored(api, closed)
-        problem(put_whole(api.http, closed, WHOLE), 409, "upload_closed")
-        assert stored(api, closed) == before
+        other, read, cancelled, expired = (begin(api.http, WHOLE) for _ in range(4))
+        send(api.http, other, octets(len(WHOLE), seed=1))
+        assert complete(api.http, other).status_code == 200
+        before = stored(api, other)
+        assert "other bytes" in problem(put_whole(api.http, other, WHOLE), 409, "upload_closed")["detail"]
+        assert stored(api, other) == before
+        assert put_whole(api.http, read, WHOLE).status_code == 200
+        with api.database.write() as session:
+            Uploads(session, DEFAULT_TENANT).get(read["id"]).ended_at = now(session)
+        assert "not kept" in problem(put_whole(api.http, read, WHOLE), 409, "upload_closed")["detail"]
         api.http.post(cancelled["links"]["cancel"])
         problem(put_whole(api.http, cancelled, WHOLE), 409, "upload_closed")
         expire(api, expired)
@@ -223,7 +261,7 @@ class TestRefusals:
     def test_one_that_is_closed_meanwhile(self, api: Api, small: None, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
         """Between the look before the body and the commit after it."""
         upload = begin(api.http, WHOLE)
-        send(api.http, upload, WHOLE)
+        send(api.http, upload, octets(len(WHOLE), seed=1))
         before, inner, calls = stored(api, upload), Objects.put_stream, []
 
         async def end_meanwhile(self: Objects, *arguments: Any) -> None:
@@ -322,23 +360,22 @@ class TestClients:
             assert answer.startswith(b"HTTP/1.1 408")
             is_untouched(api, upload)
 
-    def test_it_takes_one_place_of_those_for_parts(
+    def test_slow_ones_keep_neither_parts_nor_one_another_waiting(
         self, settings: Settings, small: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("api.main.PARTS_AT_ONCE", 1)
+        monkeypatch.setattr("api.main.FILES_AT_ONCE", 1)
+        monkeypatch.setattr("api.uploads.service.PLACE_SECONDS", 0.3)
         with serving(settings) as api:
-            upload, other, answers = begin(api.http, WHOLE), begin(api.http, octets(5)), []
-            thread = threading.Thread(target=lambda: answers.append(put(api.http, other, 1, octets(5)).status_code))
+            upload, other = begin(api.http, WHOLE), begin(api.http, WHOLE)
             with contextlib.closing(connected(api)) as raw:
                 raw.sendall(head_of(upload, len(WHOLE)) + WHOLE[: SMALL + 1])
                 soon(lambda: stored(api, upload) != [])
-                thread.start()
-                thread.join(0.5)
-                assert answers == []
+                send(api.http, other, WHOLE)
+                busy = put_whole(api.http, other, WHOLE)
+                assert (problem(busy, 503, "service_busy")["retryable"], busy.headers["retry-after"]) == (True, "5")
                 raw.sendall(WHOLE[SMALL + 1 :])
                 assert raw.recv(65536).startswith(b"HTTP/1.1 200")
-            thread.join(20)
-            assert answers == [200]
+            assert put_whole(api.http, other, WHOLE).status_code == 200
 
 
 def test_the_sweeper_finds_what_a_killed_api_leaves(sqlite_url: str, broker_url: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tarfile
@@ -47,6 +48,16 @@ class TestFolder:
                     assert read is not None
                     assert read.read() == FILES[member.name]
         assert not package.path.exists()
+
+    def test_where_there_is_no_room_the_temporary_folder_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(tarfile.TarFile, "addfile", full)
+        with pytest.raises(ClientError, match="No space left on device; TMPDIR names another"):
+            packed(tree(tmp_path / "animals", FILES)).__enter__()
 
     def test_the_same_files_give_the_same_bytes(self, tmp_path: Path) -> None:
         one = tree(tmp_path / "one", FILES)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from core.shared_files import appearing_dataset, hold
+from core.shared_files import appearing_dataset, has_dataset, hold
+from core.specs.report import DATASET_FILES
 
 pytestmark = pytest.mark.unit
 
@@ -50,14 +51,33 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_first_of_two_wins_and_one_that_is_not_whole_does_not_count(tmp_path: Path) -> None:
+def appear(folder: Path, text: str) -> None:
+    with appearing_dataset(folder) as temporary:
+        for name in DATASET_FILES:
+            (temporary / name).write_text(text)
+
+
+def test_the_first_of_two_wins(tmp_path: Path) -> None:
     for text in ("first", "second"):
-        with appearing_dataset(tmp_path / "ds") as temporary:
-            (temporary / "manifest.json").write_text(text)
-    assert (tmp_path / "ds" / "manifest.json").read_text() == "first"
-    (tmp_path / "ds" / "manifest.json").rename(tmp_path / "ds" / "other")
-    with pytest.raises(OSError, match="not empty"), appearing_dataset(tmp_path / "ds") as temporary:
-        (temporary / "manifest.json").write_text("third")
+        appear(tmp_path / "ds", text)
+    assert {path.read_text() for path in (tmp_path / "ds").iterdir()} == {"first"}
+    assert [path.name for path in tmp_path.iterdir()] == ["ds"]
+
+
+@pytest.mark.parametrize("lost", DATASET_FILES)
+def test_one_that_lost_a_file_is_replaced(tmp_path: Path, lost: str) -> None:
+    appear(tmp_path / "ds", "first")
+    (tmp_path / "ds" / lost).rename(tmp_path / "ds" / "other")
+    assert not has_dataset(tmp_path / "ds")
+    appear(tmp_path / "ds", "second")
+    assert {path.name: path.read_text() for path in (tmp_path / "ds").iterdir()} == dict.fromkeys(DATASET_FILES, "second")
+    assert [path.name for path in tmp_path.iterdir()] == ["ds"]
+
+
+def test_a_name_that_cannot_be_given_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "ds").write_text("a file")
+    with pytest.raises(NotADirectoryError):
+        appear(tmp_path / "ds", "first")
     assert [path.name for path in tmp_path.iterdir()] == ["ds"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from core.settings import Settings
+from core.specs.report import DATASET_FILES
 from worker.child import Child
 from worker.dataset_cache import LEFTOVER_SECONDS, DatasetCache
 from worker.inputs import UnwantedError
@@ -76,6 +78,8 @@ def write(path: Path, size_bytes: int, used: float) -> Path:
 def add(home: Path, key: str, size_bytes: int, used: float) -> Path:
     """A set that was last used at a time; its manifest has 10 bytes."""
     folder = home / "cache" / "datasets" / key
+    for name in DATASET_FILES:
+        write(folder / name, 0, time.time())
     write(folder / "train_images.npy", size_bytes - 10, time.time())
     write(folder / "manifest.json", 10, used)
     return folder
@@ -137,6 +141,24 @@ class TestBound:
         assert names(tmp_path) == ["a", "b"]
         cache_of(tmp_path, 199).make_room()
         assert names(tmp_path) == ["b"]
+
+    def test_a_full_disk_is_a_bound_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Sizes of what would be removed are what the disk gains."""
+        sets = [add(tmp_path, key, 100, used) for used, key in enumerate("abc", 1)]
+        monkeypatch.setattr(DatasetCache, "_free_bytes", lambda _: 30 + 100 * sum(not folder.exists() for folder in sets))
+        cache = cache_of(tmp_path, 10_000)
+        cache.make_room(30)
+        assert names(tmp_path) == ["a", "b", "c"]
+        cache.make_room(131)
+        assert names(tmp_path) == ["c"]
+        with capture_logs() as logs:
+            cache.make_room(1000)
+        assert names(tmp_path) == []
+        assert [line["over_bytes"] for line in logs if line["log_level"] == "warning"] == [670]
+
+    def test_what_the_disk_has_is_asked_of_the_disk(self, tmp_path: Path) -> None:
+        free, asked = shutil.disk_usage(tmp_path).free, cache_of(tmp_path / "new")._free_bytes()
+        assert abs(asked - free) < 1 << 30
 
     def test_a_set_that_does_not_fit_is_brought_all_the_same(self, tmp_path: Path) -> None:
         add(tmp_path, "a", 100, 1)
@@ -296,4 +318,4 @@ def test_two_workers_that_make_room_at_once_remove_no_more_than_one_would(tmp_pa
     assert 48 <= len(left) <= 50
     assert left == [f"set-{number:03d}" for number in range(100 - len(left), 100)]
     folder = tmp_path / "cache" / "datasets"
-    assert all(len(list((folder / name).iterdir())) == 2 for name in left)
+    assert all(len(list((folder / name).iterdir())) == len(DATASET_FILES) for name in left)

@@ -58,12 +58,30 @@ class TestCommand:
 
     def test_unreadable_data(self, tmp_path: Path) -> None:
         folder = tmp_path / "o"
-        folder.mkdir()
+        prepare("digits", tmp_path, folder)
         (folder / canonical.MANIFEST).write_text(json.dumps({"format": 1, "digest": "0" * 64}))
         code, (_, *_, error) = command("digits", tmp_path, folder)
         assert code == ExitCode.BAD_DATA
         assert isinstance(error, ErrorLine)
         assert error.code == "dataset_unreadable"
+
+    @pytest.mark.parametrize("lost", ["manifest.json", "test_labels.npy"])
+    def test_a_folder_that_lost_a_file_is_written_again(self, tmp_path: Path, lost: str) -> None:
+        prepare("digits", tmp_path, tmp_path / "o")
+        (tmp_path / "o" / lost).unlink()
+        assert command("digits", tmp_path, tmp_path / "o")[0] == ExitCode.OK
+        assert canonical.read(tmp_path / "o")[1] == dataset_info("digits").digest
+
+    def test_a_full_disk_has_a_name(self, tmp_path: Path) -> None:
+        """Simulated by the largest size that the kernel lets the process give a file."""
+        limit = "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        code, (_, *_, error) = command(
+            "digits", tmp_path, tmp_path / "o", limit + "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))"
+        )
+        assert code == ExitCode.INTERNAL
+        assert isinstance(error, ErrorLine)
+        assert (error.code, "the disk of the worker is full" in error.message) == ("internal", True)
+        assert not (tmp_path / "o").exists()
 
     def test_a_slow_reading_is_said_to_go_on(self, tmp_path: Path) -> None:
         """What a library prints meanwhile is no line."""
