@@ -152,7 +152,7 @@ def many(count: int) -> bytes:
 
 
 def test_after_sigterm_it_stops_and_leaves_nothing(tmp_path: Path) -> None:
-    content = many(3000)
+    content = many(10_000)
     prepare(tmp_path, content, ingest(content, "imagefolder_zip"))
     child = start(tmp_path)
     assert child.stdout is not None
@@ -164,7 +164,7 @@ def test_after_sigterm_it_stops_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_files_that_take_too_long_are_refused(tmp_path: Path) -> None:
-    content = many(10_000)
+    content = many(40_000)
     limits = IngestLimits(max_cpu_seconds=2)
     ended = run(tmp_path, content, ingest(content, "imagefolder_zip"), limits=limits)
     assert ended.code == ExitCode.BAD_DATA
