@@ -33,11 +33,12 @@ them, row after row, alone, with all cores:
 """
 
 _READING = """\
-- **DSDM above M3D above DM**: seen (<dsdm>, <m3d> and <dm> %). The parts of DSDM, one added to the other: prototypes of packed
-  images <dsdm: prototypes>, trained networks <dsdm: + trained networks>, covariance <dsdm: + covariance>, history <dsdm> %.
+- **DSDM above M3D above DM**: seen (<dsdm>, <m3d> and <dm> %). The parts of DSDM, one added to the other: prototypes of
+  packed images <dsdm: prototypes>, trained networks <dsdm: + trained networks>, covariance <dsdm: + covariance>, history
+  <dsdm> %.
 - **Representative images reach DM's accuracy in a fraction of the iterations**: seen. `dm_dream` has <dm_dream, a fifth> %
-  after 60 iterations, `dm` <dm> % after 300. They help matching gradients as much: DC <dc_dream> beside <dc> %, DSA <dsa_dream>
-  beside <dsa> %.
+  after 60 iterations, `dm` <dm> % after 300. They help matching gradients as much: DC <dc_dream> beside <dc> %, DSA
+  <dsa_dream> beside <dsa> %.
 - **IID's terms help DM and IDM**: not seen (<iid_dm> beside <dm> %, <iid_idm> beside <idm> %). Their gains are published for
   20,000 iterations, with a ResNet-18 of width 64 that was trained for 40 epochs; here it is 300 iterations, width 8 and one
   epoch. With another seed (two networks each) DM reached 79.6 and IID 78.7 %; with ten times the weight of the covariance
@@ -49,20 +50,21 @@ _READING = """\
 - **DSA above DC**: seen against DC from noise, as it is published (<dsa> beside <dc: from noise> %; random real images have
   <random> %, and from noise ten thousand steps are needed). Not from the same start: <dsa> beside <dc> %. There both begin
   with the same real images, and in 300 steps at the published rate their images move little.
-- **IDC above DSA, and DREAM as good as IDC in a fifth of its iterations**: seen (<idc> beside <dsa> %; <dream, a fifth> % after
-  60 iterations beside <idc> % after 300). After all 300 DREAM has <dream> %.
+- **IDC above DSA, and DREAM as good as IDC in a fifth of its iterations**: seen (<idc> beside <dsa> %; <dream, a fifth> %
+  after 60 iterations beside <idc> % after 300). After all 300 DREAM has <dream> %.
 - **Classes contrasted (DCC, DSAC)**: as good as DC and DSA, no better (<dcc> beside <dc> %, <dsac> beside <dsa> %).
-- **Trajectories**: TESLA's simpler gradient costs MTT nothing (<tesla> beside <mtt> %); with DATM's growing window, chosen start and
-  learned labels it is <datm> %.
-- **MIM4DD improves its base**: not seen. DREAM <dream_mim4dd> beside <dream> %, MTT <mtt_mim4dd> beside <mtt> %, DM <dm_mim4dd> beside
-  <dm> %: differences of a tenth of a point, where sets differ by a third of one to a whole one. The gains are published for
-  CIFAR-10 (1.4 points on DREAM). On DM the term weighs a tenth of what is published; with the whole of it 77.0 % (another
-  seed, DM 79.4). No gain on DM is published, whose networks are new in every iteration, so that the term's heads learn on
-  features that they never see again.
+- **Trajectories**: TESLA's simpler gradient costs MTT nothing (<tesla> beside <mtt> %); with DATM's growing window, chosen
+  start and learned labels it is <datm> %.
+- **MIM4DD improves its base**: not seen. DREAM <dream_mim4dd> beside <dream> %, MTT <mtt_mim4dd> beside <mtt> %, DM
+  <dm_mim4dd> beside <dm> %: differences of a tenth of a point, where sets differ by a third of one to a whole one. The gains
+  are published for CIFAR-10 (1.4 points on DREAM). On DM the term weighs a tenth of what is published; with the whole of it
+  77.0 % (another seed, DM 79.4). No gain on DM is published, whose networks are new in every iteration, so that the term's
+  heads learn on features that they never see again.
 - **HaBa beats plain pixels at equal bytes**: not seen on DM (<haba_dm> beside <dm> %), DC (<haba_dc> beside <dc> %), DSA
-  (<haba_dsa> beside <dsa> %) and MTT (<haba> beside <mtt> %). Nine bases for a class and five shared hallucinators stand for ten images; the published gain
-  takes 15,000 iterations. On DM with another seed: ten and a hundred times the hallucinators' rate 78.5 and 77.9 %, ten times
-  that of the bases 79.4 %, with a tenth of the adversary's weight 79.1; DM 79.4, and 80.3 % at ten times its own rate.
+  (<haba_dsa> beside <dsa> %) and MTT (<haba> beside <mtt> %). Nine bases for a class and five shared hallucinators stand for
+  ten images; the published gain takes 15,000 iterations. On DM with another seed: ten and a hundred times the hallucinators'
+  rate 78.5 and 77.9 %, ten times that of the bases 79.4 %, with a tenth of the adversary's weight 79.1; DM 79.4, and 80.3 %
+  at ten times its own rate.
 """
 
 

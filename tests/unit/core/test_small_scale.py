@@ -50,8 +50,19 @@ def test_a_term_is_scaled_alone(recipe: str) -> None:
 
 def test_hallucinators_move_more_slowly_under_trajectories() -> None:
     small = job("haba")
-    assert (small.method.optimizer.lr_img, small.method.optimizer.lr_hallucinator) == (10.0, 0.01)
-    assert "method.optimizer.lr_hallucinator: 100.0 -> 0.01" in small.capped
+    assert (small.method.optimizer.lr_img, small.method.optimizer.lr_hallucinator) == (3.0, 0.01)
+    assert {
+        "method.optimizer.lr_hallucinator: 100.0 -> 0.01", "method.parameterization.start: random -> near_identity",
+    } <= set(small.capped)
+    assert small.method.parameterization.kind == "bases_hallucinators"
+    assert small.method.parameterization.start == "near_identity"
+
+
+def test_a_choice_of_small_scale_can_be_overruled() -> None:
+    found = job("haba", parameterization={"start": "random"})
+    assert found.method.parameterization.kind == "bases_hallucinators"
+    assert found.method.parameterization.start == "random"
+    assert not any("parameterization.start" in note for note in found.capped)
 
 
 def test_caps_of_terms_are_noted_until_the_request_replaces_them() -> None:
