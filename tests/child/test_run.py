@@ -73,6 +73,16 @@ class Child:
         self.close()
         return code, lines, log
 
+    def stopped_in(self, phase: str, step: int) -> CheckpointLine:
+        """Send SIGTERM once a phase is past a step; the checkpoint that the process leaves."""
+        for line in self.lines():
+            if isinstance(line, ProgressLine) and line.phase == phase and line.step > step:
+                self.process.send_signal(signal.SIGTERM)
+                break
+        code, lines, log = self.finish()
+        assert code == ExitCode.STOPPED, log
+        return of(CheckpointLine, lines)[-1]
+
     def close(self) -> None:
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert pipe is not None
@@ -194,13 +204,7 @@ class TestStop:
 
         folder = write_job(tmp_path / "stopped", spec, digits_dir)
         child = Child(folder)
-        for line in child.lines():
-            if isinstance(line, ProgressLine) and line.phase == "distilling" and line.step > 10:
-                child.process.send_signal(signal.SIGTERM)
-                break
-        code, lines, log = child.finish()
-        assert code == ExitCode.STOPPED, log
-        checkpoint = of(CheckpointLine, lines)[-1]
+        checkpoint = child.stopped_in("distilling", 10)
         assert 10 < checkpoint.step < 400
 
         write_job(folder, spec, digits_dir, checkpoint=checkpoint.file, attempt=2)
@@ -216,13 +220,7 @@ class TestStop:
         spec = small_spec(method={"num_iterations": 1}, evaluation={"num_epochs": 400})
         folder = write_job(tmp_path, spec, digits_dir)
         child = Child(folder)
-        for line in child.lines():
-            if isinstance(line, ProgressLine) and line.phase == "evaluating" and line.step > 450:
-                child.process.send_signal(signal.SIGTERM)
-                break
-        code, lines, log = child.finish()
-        assert code == ExitCode.STOPPED, log
-        write_job(folder, spec, digits_dir, checkpoint=of(CheckpointLine, lines)[-1].file)
+        write_job(folder, spec, digits_dir, checkpoint=child.stopped_in("evaluating", 450).file)
         code, lines, log = Child(folder).finish()
         assert code == ExitCode.OK, log
         evaluating = [line for line in of(ProgressLine, lines) if line.phase == "evaluating"]

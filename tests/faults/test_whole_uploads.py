@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tests.faults.sending import Body, is_stored, objects, put_whole, rows, state, there
+from tests.faults.proxy import Catch
+from tests.faults.sending import Body, Call, Json, is_stored, objects, put_whole, rows, state, there
 from tests.faults.stand import SLACK_SECONDS, Stand
 from tests.fixtures.uploads import begin, octets, send
 
@@ -36,15 +37,21 @@ def test_a5_killed_in_the_middle_of_a_whole_file(stand: Stand) -> None:
     is_stored(stand, upload, WHOLE)
 
 
+def sent_until_noted(stand: Stand, upload: Json, *, committed: bool) -> tuple[Catch, Call]:
+    """A whole file whose commit is held where the API waits for it: on its way to the database, or on its way back."""
+    stand.api.db.reset()
+    trap = stand.api.db.catch(b"COMMIT", after=b"INSERT INTO upload_parts", answer=committed)
+    call = put_whole(stand, upload, WHOLE)
+    trap.wait()
+    if committed:
+        stand.wait_until(lambda: rows(stand, upload), 10 + SLACK_SECONDS, "the rows are there")
+    return trap, call
+
+
 @pytest.mark.parametrize("committed", [False, True])
 def test_a5_killed_while_a_whole_file_is_noted(stand: Stand, committed: bool) -> None:
     upload = begin(stand.http, WHOLE)
-    stand.api.db.reset()
-    commit = stand.api.db.catch(b"COMMIT", after=b"INSERT INTO upload_parts", answer=committed)
-    call = put_whole(stand, upload, WHOLE)
-    commit.wait()
-    if committed:
-        stand.wait_until(lambda: rows(stand, upload), 10 + SLACK_SECONDS, "the rows are there")
+    commit, call = sent_until_noted(stand, upload, committed=committed)
     stand.api.kill()
     commit.drop()
     call.failed()
@@ -59,13 +66,8 @@ def test_a5_killed_while_a_whole_file_is_noted(stand: Stand, committed: bool) ->
 def test_a5_database_lost_when_a_whole_file_is_noted(stand: Stand, committed: bool) -> None:
     """Nobody knows whether it was committed, so what may be named stays."""
     upload = begin(stand.http, WHOLE)
-    stand.api.db.reset()
-    trap = stand.api.db.catch(b"COMMIT", after=b"INSERT INTO upload_parts", answer=committed)
-    call = put_whole(stand, upload, WHOLE)
-    trap.wait()
-    if committed:
-        stand.wait_until(lambda: rows(stand, upload), 10 + SLACK_SECONDS, "the rows are there")
-    trap.drop()
+    commit, call = sent_until_noted(stand, upload, committed=committed)
+    commit.drop()
     answer = call.answered()
     assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
     assert state(stand, upload) == ("complete" if committed else "open")
